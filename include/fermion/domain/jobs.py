@@ -42,9 +42,9 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
     Phase.SUBMITTED: frozenset({Phase.STAGING, Phase.FAILED}),
     Phase.STAGING: frozenset({Phase.WAITING, Phase.FAILED}),
     Phase.WAITING: frozenset({Phase.STARTING, Phase.FAILED}),
-    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPING, Phase.SAVING, Phase.WAITING, Phase.FAILED}),
-    Phase.RUNNING: frozenset({Phase.STOPPING, Phase.SAVING, Phase.WAITING, Phase.FAILED}),
-    Phase.STOPPING: frozenset({Phase.WAITING, Phase.SAVING, Phase.FAILED}),
+    Phase.STARTING: frozenset({Phase.RUNNING, Phase.STOPPING, Phase.SAVING, Phase.STAGING, Phase.FAILED}),
+    Phase.RUNNING: frozenset({Phase.STOPPING, Phase.SAVING, Phase.STAGING, Phase.FAILED}),
+    Phase.STOPPING: frozenset({Phase.STAGING, Phase.SAVING, Phase.FAILED}),
     Phase.SAVING: frozenset({Phase.COMPLETED, Phase.FAILED}),
     Phase.COMPLETED: frozenset(),
     Phase.FAILED: frozenset(),
@@ -116,12 +116,17 @@ class Pins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the training says it is. ``percent`` is clamped to 0 to 100."""
+    """How far the training says it is. ``percent`` is clamped to 0 to 100.
+
+    ``at`` is when it last said anything; ``usual_step`` is the running mean of the time between two such lines,
+    None before there were two.
+    """
 
     percent: float = 0.0
     epoch: int | None = None
     epochs: int | None = None
     at: datetime | None = None
+    usual_step: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +177,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """A due change of phase, with its reason. ``fresh_attempt`` starts the next attempt (only towards WAITING)."""
+    """A due change of phase, with its reason. ``fresh_attempt`` starts the next attempt (only towards STAGING)."""
 
     to: Phase
     explanation: Explanation
@@ -190,8 +195,8 @@ def apply(job: Job, move: Move, now: datetime) -> Job:
     if move.to not in TRANSITIONS[job.phase]:
         raise InvalidTransition(f"job {job.id} cannot go from {job.phase} to {move.to}", what="job")
     changes: dict[str, object] = {"phase": move.to, "explanation": move.explanation, "changed_at": now}
-    if move.to is Phase.STAGING:
-        changes["queued_at"] = now
+    if move.to is Phase.STAGING and job.queued_at is None:
+        changes["queued_at"] = now  # a fresh attempt keeps the place in the line
     if move.to is Phase.STARTING and job.started_at is None:
         changes["started_at"] = now
     if move.to in FINAL:

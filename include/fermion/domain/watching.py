@@ -1,0 +1,212 @@
+"""Which move a job is due, given what was seen of its workload. Pure; carrying the move out is ``usecases/tend.py``."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from fermion.domain.jobs import HOLDING, Job, Move, Phase
+from fermion.domain.leases import Lease
+from fermion.domain.pools import PoolPolicy
+from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.workloads import ExitCause, ExitRecord, Seen, WorkloadState
+
+CODE_SIGNALS = frozenset(
+    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSYS, signal.SIGTRAP}
+)
+"""Signals that a process raises by its own fault; every other one came from outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """All that a decision about one job is made from. ``other_nodes`` tells whether its pool could place it elsewhere."""
+
+    job: Job
+    policy: PoolPolicy
+    seen: Seen | None = None
+    lease: Lease | None = None
+    preempted_for: str | None = None
+    other_nodes: bool = False
+
+
+def decide(watched: Watched, now: datetime) -> Move | None:
+    """The move that is due, or None. The first rule that matches wins.
+
+    In line: 1. a stop was asked for; 2. the queue timeout has passed.
+    Holding a lease: 3. the workload ended: by its exit record; 4. it is lost: a fresh attempt while some are left, else
+    failed; 5. it was asked to end and lives: nothing; 6. a stop was asked for; 7. it is being preempted; 8. not started in
+    time; 9. its process is seen for the first time; 10. it ran too long; 11. it makes no progress.
+    """
+    job = watched.job
+    if job.phase in (Phase.STAGING, Phase.WAITING, Phase.SUBMITTED):
+        return _decide_in_line(job, watched.policy, now)
+    if job.phase not in HOLDING or watched.seen is None:
+        return None
+    ended = _decide_ended(watched, watched.seen)
+    if ended is not None or job.phase is Phase.STOPPING:
+        return ended
+    return _decide_alive(watched, watched.seen, now)
+
+
+def _decide_in_line(job: Job, policy: PoolPolicy, now: datetime) -> Move | None:
+    if job.stop_requested_at is not None:
+        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by} before it started.")
+    limit = job.spec.queue_timeout or policy.queue_timeout
+    if limit is not None and job.queued_at is not None and job.started_at is None and now - job.queued_at > limit:
+        waited = (now - job.queued_at).total_seconds()
+        return _fail(
+            Reason.QUEUE_TIMEOUT,
+            f"Waited {waited:.0f} s for {job.spec.gpus} GPUs; its queue timeout is {limit.total_seconds():.0f} s."
+            " Ask for fewer GPUs, raise the timeout or the priority.",
+            waited_s=waited,
+            timeout_s=limit.total_seconds(),
+        )
+    return None
+
+
+def _decide_ended(watched: Watched, seen: Seen) -> Move | None:
+    if seen.state is WorkloadState.EXITED and seen.exit is not None:
+        return _after_exit(watched, seen.exit)
+    if seen.state in (WorkloadState.LOST, WorkloadState.ABSENT):
+        if watched.job.phase is Phase.STOPPING:
+            return _after_stop(watched.job)
+        return _retry(
+            watched, Reason.WORKLOAD_LOST, f"The workload vanished without an exit record. {seen.detail}".strip()
+        )
+    return None
+
+
+def _after_exit(watched: Watched, record: ExitRecord) -> Move:
+    job = watched.job
+    if record.cause is ExitCause.EXITED and record.code == 0:
+        return Move(
+            to=Phase.SAVING,
+            explanation=Explanation(Reason.SAVING, "The training ended well; its model is being published."),
+        )
+    if job.phase is Phase.STOPPING:
+        return _after_stop(job)
+    if record.cause is ExitCause.OUT_OF_MEMORY:
+        limit = job.spec.memory_mib
+        return _fail(
+            Reason.OUT_OF_MEMORY,
+            f"The training crossed its memory limit ({record.detail or f'{limit} MiB'}) and was ended."
+            " Ask for more memory_mib or use smaller batches.",
+            memory_mib=limit,
+            max_rss_mib=record.max_rss_mib,
+        )
+    if record.cause is ExitCause.NEVER_STARTED:
+        return _fail(Reason.USER_CODE, f"The entrypoint could not be executed: {record.detail}")
+    if record.cause is ExitCause.STOPPED:
+        return _fail(Reason.STOPPED, f"The workload was stopped from outside the platform. {record.detail}".strip())
+    if record.signal is not None and record.signal not in CODE_SIGNALS:
+        name = signal.Signals(record.signal).name if record.signal in set(signal.Signals) else str(record.signal)
+        return _retry(watched, Reason.KILLED, f"{name} from outside ended the training.")
+    how = f"exited with code {record.code}" if record.signal is None else f"died of signal {record.signal}"
+    return _fail(
+        Reason.USER_CODE, f"The training code {how}; its log says why.", code=record.code, signal=record.signal
+    )
+
+
+_STOP_MEANING = {
+    Reason.STOPPED: Reason.STOPPED,
+    Reason.MAX_RUNTIME: Reason.MAX_RUNTIME,
+    Reason.HANG: Reason.HANG,
+    Reason.START_TIMEOUT: Reason.START_TIMEOUT,
+}
+
+
+def _after_stop(job: Job) -> Move:
+    """What a stop meant, read from the explanation that was stored when it was asked for."""
+    numbers = dict(job.explanation.numbers)
+    why = Reason(str(numbers.get("why", Reason.STOPPED)))
+    message = str(numbers.get("message", job.explanation.message))
+    if why is Reason.PREEMPTED:
+        return Move(to=Phase.STAGING, explanation=Explanation(why, message, numbers), fresh_attempt=True)
+    return Move(to=Phase.FAILED, explanation=Explanation(_STOP_MEANING.get(why, Reason.STOPPED), message, numbers))
+
+
+def _decide_alive(watched: Watched, seen: Seen, now: datetime) -> Move | None:
+    job = watched.job
+    if job.stop_requested_at is not None:
+        return _stop(Reason.STOPPED, f"Stopped by {job.stop_requested_by}.")
+    if watched.preempted_for is not None:
+        return _stop(
+            Reason.PREEMPTED,
+            f"Its {job.spec.gpus} GPUs go to {watched.preempted_for}, which has a higher priority."
+            " It goes on from its last checkpoint when GPUs are free.",
+            preempted_for=watched.preempted_for,
+        )
+    if seen.state is not WorkloadState.RUNNING:
+        return _decide_not_started(watched, now)
+    if job.phase is Phase.STARTING:
+        return Move(to=Phase.RUNNING, explanation=Explanation(Reason.TRAINING, "The training process is alive."))
+    return _decide_too_long(watched, seen, now)
+
+
+def _decide_not_started(watched: Watched, now: datetime) -> Move | None:
+    limit = watched.policy.start_timeout
+    if watched.lease is None or now - watched.lease.granted_at <= limit:
+        return None
+    return _stop(Reason.START_TIMEOUT, f"Its process was not seen within {limit.total_seconds():.0f} s of its grant.")
+
+
+def _decide_too_long(watched: Watched, seen: Seen, now: datetime) -> Move | None:
+    job, policy = watched.job, watched.policy
+    limit = runtime_limit(job, policy)
+    if limit is not None and seen.exec_at is not None and now - seen.exec_at > limit:
+        return _stop(
+            Reason.MAX_RUNTIME,
+            f"It ran {(now - seen.exec_at).total_seconds():.0f} s; its limit is {limit.total_seconds():.0f} s."
+            " Raise max_runtime, or resume from its checkpoint.",
+            limit_s=limit.total_seconds(),
+        )
+    progress = job.progress
+    if progress.at is None or progress.usual_step is None:
+        return None
+    patience = max(policy.hang_floor, policy.hang_factor * progress.usual_step)
+    silent = now - progress.at
+    if silent <= patience:
+        return None
+    return _stop(
+        Reason.HANG,
+        f"Alive but silent for {silent.total_seconds():.0f} s; a step usually takes {progress.usual_step.total_seconds():.1f} s.",
+        silent_s=silent.total_seconds(),
+        usual_step_s=progress.usual_step.total_seconds(),
+    )
+
+
+def runtime_limit(job: Job, policy: PoolPolicy) -> timedelta | None:
+    """The shorter of what the job asks and what the pool allows; None when neither limits it."""
+    limits = [limit for limit in (job.spec.max_runtime, policy.max_runtime) if limit is not None]
+    return min(limits) if limits else None
+
+
+def _retry(watched: Watched, reason: Reason, message: str) -> Move:
+    job = watched.job
+    if job.attempt >= watched.policy.max_attempts:
+        return _fail(
+            reason, f"{message} This was attempt {job.attempt} of {watched.policy.max_attempts}.", attempt=job.attempt
+        )
+    node = watched.lease.slices[0].node if watched.lease is not None and watched.lease.slices else None
+    return Move(
+        to=Phase.STAGING,
+        explanation=Explanation(
+            Reason.RETRYING,
+            f"{message} Attempt {job.attempt + 1} of {watched.policy.max_attempts} is in line, resuming from the last checkpoint.",
+            {"cause": str(reason), "attempt": job.attempt + 1},
+        ),
+        fresh_attempt=True,
+        exclude_node=node if reason is Reason.WORKLOAD_LOST and watched.other_nodes else None,
+    )
+
+
+def _stop(why: Reason, message: str, **numbers: object) -> Move:
+    return Move(
+        to=Phase.STOPPING,
+        explanation=Explanation(Reason.STOP_REQUESTED, message, {"why": str(why), "message": message, **numbers}),
+    )
+
+
+def _fail(reason: Reason, message: str, **numbers: object) -> Move:
+    return Move(to=Phase.FAILED, explanation=Explanation(reason, message, numbers))
