@@ -456,6 +456,14 @@ class ModelRepository(Protocol):
         ...
 
 
+class FormChoices(Protocol):
+    """The choices that the form in the workflow engine's page offers; it may not query a database when it is parsed."""
+
+    def write(self, *, pools: Sequence[str], images: Sequence[str], datasets: Sequence[str]) -> None:
+        """Replace them atomically; unchanged choices write nothing."""
+        ...
+
+
 class RunState(Protocol):
     """What the workflow engine says of one run."""
 

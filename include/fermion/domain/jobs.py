@@ -135,7 +135,7 @@ class Job:
 
     ``attempt`` counts from 1 and moves on when a fresh workload is needed (preempted, node lost).
     ``run`` is the (dag id, run id) that carries it, None until one is known. ``stop_requested_at`` is a stored wish
-    that whoever watches the workload obeys; ``explanation`` is why the job is in its phase.
+    that whoever watches the workload obeys, ``preempted_for`` (a job's id) likewise; ``explanation`` is why the job is in its phase.
     ``model_version`` is set when the model is published; ``excluded_nodes`` are nodes that lost an attempt of this job.
     """
 
@@ -154,6 +154,7 @@ class Job:
     ended_at: datetime | None = None
     stop_requested_at: datetime | None = None
     stop_requested_by: str | None = None
+    preempted_for: str | None = None
     excluded_nodes: tuple[str, ...] = ()
     model_version: int | None = None
     restart_of: str | None = None
@@ -204,6 +205,7 @@ def apply(job: Job, move: Move, now: datetime) -> Job:
     if move.fresh_attempt:
         changes["attempt"] = job.attempt + 1
         changes["progress"] = replace(job.progress, at=None)
+        changes["preempted_for"] = None
     if move.exclude_node:
         changes["excluded_nodes"] = (*job.excluded_nodes, move.exclude_node)
     if move.model_version is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from fermion.domain.figures import Method
@@ -116,3 +117,37 @@ class Pool:
         """DECLARED when any of its devices is only declared, else MEASURED."""
         devices = [device for node in self.nodes for device in node.devices]
         return Method.MEASURED if devices and all(d.method is Method.MEASURED for d in devices) else Method.DECLARED
+
+
+def model_slug(model: str) -> str:
+    """A GPU model's name as it stands in a pool id: ``NVIDIA H200`` becomes ``nvidia-h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-") or "unknown"
+
+
+def build_pools(
+    nodes: Sequence[Node],
+    *,
+    policy_of: Callable[[str], PoolPolicy],
+    first_seen_of: Callable[[str], datetime],
+) -> tuple[Pool, ...]:
+    """Pools from nodes, by id: one per (cluster, model). A node with two models is in two pools, with its devices split."""
+    parts: dict[tuple[str, str], list[Node]] = {}
+    for node in nodes:
+        for model in sorted({device.model for device in node.devices}):
+            devices = tuple(device for device in node.devices if device.model == model)
+            parts.setdefault((node.cluster, model), []).append(replace(node, devices=devices))
+    pools = []
+    for (cluster, model), members in sorted(parts.items()):
+        pool_id = f"{cluster}/{model_slug(model)}"
+        pools.append(
+            Pool(
+                id=pool_id,
+                cluster=cluster,
+                model=model,
+                nodes=tuple(sorted(members, key=lambda node: node.name)),
+                policy=policy_of(pool_id),
+                first_seen_at=first_seen_of(pool_id),
+                node_selector={"fermion.dev/gpu-model": model_slug(model)},
+            )
+        )
+    return tuple(pools)

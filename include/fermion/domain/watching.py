@@ -26,7 +26,6 @@ class Watched:
     policy: PoolPolicy
     seen: Seen | None = None
     lease: Lease | None = None
-    preempted_for: str | None = None
     other_nodes: bool = False
 
 
@@ -130,12 +129,12 @@ def _decide_alive(watched: Watched, seen: Seen, now: datetime) -> Move | None:
     job = watched.job
     if job.stop_requested_at is not None:
         return _stop(Reason.STOPPED, f"Stopped by {job.stop_requested_by}.")
-    if watched.preempted_for is not None:
+    if job.preempted_for is not None:
         return _stop(
             Reason.PREEMPTED,
-            f"Its {job.spec.gpus} GPUs go to {watched.preempted_for}, which has a higher priority."
+            f"Its {job.spec.gpus} GPUs go to {job.preempted_for}, which has a higher priority."
             " It goes on from its last checkpoint when GPUs are free.",
-            preempted_for=watched.preempted_for,
+            preempted_for=job.preempted_for,
         )
     if seen.state is not WorkloadState.RUNNING:
         return _decide_not_started(watched, now)

@@ -1,0 +1,66 @@
+"""Write a job's move and the event that tells of it; every use case that changes a phase goes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from fermion.domain.jobs import Job, Move, apply
+from fermion.domain.records import Event, StageSpan
+from fermion.errors import FermionError, NotFound
+from fermion.ports import Transaction
+from fermion.usecases.context import Context
+
+PLATFORM = "platform"
+"""The actor of what nobody asked for by hand."""
+
+
+def load(tx: Transaction, job_id: str) -> Job:
+    """The job.
+
+    Raises:
+        NotFound: no job has this id.
+    """
+    job = tx.jobs.get(job_id)
+    if job is None:
+        raise NotFound(f"there is no job {job_id!r}; `fermion jobs` lists them.", what="job")
+    return job
+
+
+def write_move(ctx: Context, tx: Transaction, job: Job, move: Move, *, actor: str = PLATFORM) -> Job | None:
+    """The moved job as stored, or None when somebody else changed it first (the caller looks again)."""
+    now = ctx.clock.now()
+    moved = tx.jobs.save(apply(job, move, now))
+    if moved is not None:
+        tx.records.add_event(
+            Event(
+                actor=actor,
+                verb=f"job.{move.to}",
+                target=job.id,
+                at=now,
+                message=move.explanation.message,
+                data={"from": str(job.phase), "to": str(move.to), "reason": str(move.explanation.reason), "attempt": moved.attempt},
+            )
+        )
+    return moved
+
+
+@contextmanager
+def stage_span(ctx: Context, job: Job, stage: str) -> Iterator[None]:
+    """Record how long a stage took and how it ended; a repeat of the stage replaces its span."""
+    span = StageSpan(job_id=job.id, attempt=job.attempt, stage=stage, started_at=ctx.clock.now())
+    try:
+        yield
+    except FermionError as error:
+        _close(ctx, span, "failed", error.message)
+        raise
+    except Exception as error:
+        _close(ctx, span, "failed", f"{type(error).__name__}: {error}")
+        raise
+    _close(ctx, span, "succeeded", "")
+
+
+def _close(ctx: Context, span: StageSpan, outcome: str, detail: str) -> None:
+    with ctx.store.begin() as tx:
+        tx.records.put_span(replace(span, ended_at=ctx.clock.now(), outcome=outcome, detail=detail[:2000]))

@@ -1,0 +1,72 @@
+"""Record a training job under an id, once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fermion.domain.jobs import Job, JobSpec, Phase
+from fermion.domain.problems import Problem
+from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.records import Event
+from fermion.domain.request import parse_request, same_request
+from fermion.errors import RequestRefused
+from fermion.ports import Transaction
+from fermion.usecases.context import Context
+
+
+def submit(
+    ctx: Context,
+    raw: Mapping[str, object],
+    *,
+    dag_id: str,
+    run_id: str | None,
+    actor: str,
+    restart_of: str | None = None,
+) -> Job:
+    """The job of this run: made now, or found when the run submitted it before. Without a run id the job's id is the run's.
+
+    Raises:
+        RequestRefused: the request has problems (all listed), or the run carries another request already.
+    """
+    spec = parse_request(raw)
+    if spec.owner == "unknown":
+        spec = replace(spec, owner=actor)
+    with ctx.store.begin() as tx:
+        found = tx.jobs.by_run(dag_id, run_id) if run_id is not None else None
+        if found is None:
+            job = _new_job(ctx, tx, spec, dag_id, run_id, restart_of)
+            if tx.jobs.add(job):
+                tx.records.add_event(
+                    Event(actor=actor, verb="job.submitted", target=job.id, at=job.submitted_at, message=f"{spec.name} on {spec.pool}")
+                )
+                return job
+            found = tx.jobs.by_run(dag_id, run_id or job.id)
+    if found is None or not same_request(found.spec, spec):
+        raise RequestRefused([_other_request(run_id or "", found)], what="run")
+    return found
+
+
+def _new_job(ctx: Context, tx: Transaction, spec: JobSpec, dag_id: str, run_id: str | None, restart_of: str | None) -> Job:
+    now = ctx.clock.now()
+    job_id = tx.jobs.new_id(now.date())
+    return Job(
+        id=job_id,
+        spec=spec,
+        phase=Phase.SUBMITTED,
+        explanation=Explanation(Reason.CHECKING, "The request is being checked."),
+        submitted_at=now,
+        changed_at=now,
+        run=(dag_id, run_id or job_id),
+        restart_of=restart_of,
+    )
+
+
+def _other_request(run_id: str, found: Job | None) -> Problem:
+    holder = f"job {found.id}" if found else "another job"
+    return Problem(
+        field="run_id",
+        code="run_id_taken",
+        message=f"run {run_id!r} already carries {holder} with another request.",
+        fix="Use a new run id for a new request.",
+    )
