@@ -171,6 +171,21 @@ class Job:
         return self.phase in FINAL
 
     @property
+    def is_failed(self) -> bool:
+        """Whether it ended without a model."""
+        return self.phase is Phase.FAILED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has still to be given GPUs."""
+        return self.phase in IN_LINE or self.phase is Phase.SUBMITTED
+
+    @property
+    def is_training(self) -> bool:
+        """Whether its training has still to end: in line, or holding GPUs."""
+        return self.is_waiting or self.phase in HOLDING
+
+    @property
     def output_model_path(self) -> str | None:
         """``<model>/<version>`` in the model repository once published, else None."""
         return None if self.model_version is None else f"{self.spec.output_model}/{self.model_version}"

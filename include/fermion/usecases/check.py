@@ -104,7 +104,12 @@ def _check_image(driver: Driver, spec: JobSpec, found: _Findings) -> None:
     image = known.get(spec.image)
     if image is None:
         found.problems.append(
-            _problem("image", "unknown_image", f"there is no image {spec.image!r} on this cluster.", f"Choose one of: {_listed(known)}.")
+            _problem(
+                "image",
+                "unknown_image",
+                f"there is no image {spec.image!r} on this cluster.",
+                f"Choose one of: {_listed(known)}.",
+            )
         )
     else:
         found.image_digest = image.digest
@@ -132,7 +137,12 @@ def _check_datasets(ctx: Context, spec: JobSpec, found: _Findings) -> None:
         uri = ctx.rules.datasets.get(name)
         if uri is None:
             found.problems.append(
-                _problem("datasets", "unknown_dataset", f"there is no dataset {name!r}.", f"Choose from: {_listed(ctx.rules.datasets)}.")
+                _problem(
+                    "datasets",
+                    "unknown_dataset",
+                    f"there is no dataset {name!r}.",
+                    f"Choose from: {_listed(ctx.rules.datasets)}.",
+                )
             )
             continue
         version = _gather(found, partial(ctx.dataset_source.scan, name, uri, now=ctx.clock.now()))
@@ -178,10 +188,14 @@ def _pin(tx: Transaction, job: Job, found: _Findings) -> Job:
 
 def _refusal(problems: list[Problem]) -> Move:
     count = len(problems)
-    message = f"The request has {count} problem{'s' if count != 1 else ''}: " + " | ".join(str(problem) for problem in problems)
+    message = f"The request has {count} problem{'s' if count != 1 else ''}: " + " | ".join(
+        str(problem) for problem in problems
+    )
     return Move(
         to=Phase.FAILED,
-        explanation=Explanation(Reason.CHECK_REFUSED, message, {"problems": [problem.to_payload() for problem in problems]}),
+        explanation=Explanation(
+            Reason.CHECK_REFUSED, message, {"problems": [problem.to_payload() for problem in problems]}
+        ),
     )
 
 

@@ -55,5 +55,7 @@ class Context:
         """Every pool by id, built from the nodes as last seen (or from ``nodes``)."""
         now = self.clock.now()
         seen = tuple(tx.catalog.nodes()) if nodes is None else nodes
-        pools = build_pools(seen, policy_of=self.rules.policy, first_seen_of=lambda pool: tx.catalog.pool_first_seen(pool, now=now))
+        pools = build_pools(
+            seen, policy_of=self.rules.policy, first_seen_of=lambda pool: tx.catalog.pool_first_seen(pool, now=now)
+        )
         return {pool.id: pool for pool in pools}

@@ -40,7 +40,12 @@ def write_move(ctx: Context, tx: Transaction, job: Job, move: Move, *, actor: st
                 target=job.id,
                 at=now,
                 message=move.explanation.message,
-                data={"from": str(job.phase), "to": str(move.to), "reason": str(move.explanation.reason), "attempt": moved.attempt},
+                data={
+                    "from": str(job.phase),
+                    "to": str(move.to),
+                    "reason": str(move.explanation.reason),
+                    "attempt": moved.attempt,
+                },
             )
         )
     return moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fermion.domain.jobs import Job, Move, Phase
 from fermion.domain.reasons import Explanation, Reason
-from fermion.domain.request import to_arguments
+from fermion.domain.request import arguments_of
 from fermion.domain.workloads import WorkloadSpec, workload_name
 from fermion.errors import Conflict
 from fermion.ports import Driver
@@ -44,7 +44,7 @@ def describe(ctx: Context, driver: Driver, job: Job) -> WorkloadSpec:
         image=driver.images.pull(spec.image, pins.image_digest),
         code=driver.code.checkout(spec.repository, pins.commit),
         entrypoint=spec.entrypoint,
-        arguments=to_arguments(spec.hyperparameters),
+        arguments=arguments_of(spec.hyperparameters),
         parameters=spec.hyperparameters,
         datasets={name: stage_dataset(ctx, job, name, checksum) for name, checksum in pins.datasets.items()},
         output=driver.space.output(job.id, job.attempt),

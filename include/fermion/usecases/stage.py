@@ -15,7 +15,9 @@ def enqueue(ctx: Context, job_id: str) -> Job:
         job = load(tx, job_id)
         if job.phase is not Phase.SUBMITTED:
             return job
-        move = Move(to=Phase.STAGING, explanation=Explanation(Reason.STAGING, "Image, data and code are being fetched."))
+        move = Move(
+            to=Phase.STAGING, explanation=Explanation(Reason.STAGING, "Image, data and code are being fetched.")
+        )
         return write_move(ctx, tx, job, move) or load(tx, job_id)
 
 

@@ -38,7 +38,13 @@ def submit(
             job = _new_job(ctx, tx, spec, dag_id, run_id, restart_of)
             if tx.jobs.add(job):
                 tx.records.add_event(
-                    Event(actor=actor, verb="job.submitted", target=job.id, at=job.submitted_at, message=f"{spec.name} on {spec.pool}")
+                    Event(
+                        actor=actor,
+                        verb="job.submitted",
+                        target=job.id,
+                        at=job.submitted_at,
+                        message=f"{spec.name} on {spec.pool}",
+                    )
                 )
                 return job
             found = tx.jobs.by_run(dag_id, run_id or job.id)
@@ -47,7 +53,9 @@ def submit(
     return found
 
 
-def _new_job(ctx: Context, tx: Transaction, spec: JobSpec, dag_id: str, run_id: str | None, restart_of: str | None) -> Job:
+def _new_job(
+    ctx: Context, tx: Transaction, spec: JobSpec, dag_id: str, run_id: str | None, restart_of: str | None
+) -> Job:
     now = ctx.clock.now()
     job_id = tx.jobs.new_id(now.date())
     return Job(

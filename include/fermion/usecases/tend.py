@@ -246,6 +246,8 @@ def usage_points(job: Job, usage: Usage) -> list[MetricPoint]:
 def _lease_of(ctx: Context, job: Job) -> Lease | None:
     with ctx.store.read() as tx:
         live = [
-            lease for lease in tx.leases.of_holder(HolderKind.JOB, job.id, live_only=True) if lease.attempt == job.attempt
+            lease
+            for lease in tx.leases.of_holder(HolderKind.JOB, job.id, live_only=True)
+            if lease.attempt == job.attempt
         ]
     return live[-1] if live else None

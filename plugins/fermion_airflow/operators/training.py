@@ -1,0 +1,179 @@
+"""The tasks of ``train_model``: each applies one verb to the job that its run carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import StartTriggerArgs
+
+from fermion_airflow.hooks.fermion import FermionHook
+
+if TYPE_CHECKING:
+    from fermion.domain.jobs import Job
+    from fermion.usecases.context import Context as Platform
+
+ATTEMPTS_AT_ONCE = timedelta(seconds=3)
+"""How long ``wait_for_gpus`` polls before it defers: a deferral costs a second or two, most grants come sooner."""
+
+
+class JobOperator(BaseOperator):
+    """A task about the job of its run. Subclasses say what to do in ``work``; errors become Airflow's here, once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("do_xcom_push", False)
+        super().__init__(**kwargs)
+
+    def execute(self, context: Mapping[str, Any], event: object = None) -> Any:
+        """Run ``work``, again after a deferral; an error that cannot pass by itself fails the task at once, any other is
+        tried again."""
+        from fermion.errors import FermionError
+
+        try:
+            return self.work(FermionHook().platform(), context)
+        except FermionError as error:
+            raise (AirflowException if error.retryable else AirflowFailException)(error.message) from error
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> Any:
+        """The task's verb."""
+        raise NotImplementedError
+
+    def job_of(self, platform: Platform, context: Mapping[str, Any]) -> Job:
+        """The job that this run carries.
+
+        Raises:
+            NotFound: the run has none (its request was refused).
+        """
+        from fermion.usecases.queries import job_of_run
+
+        return job_of_run(platform, self.dag_id, context["run_id"])
+
+
+class CheckQuota(JobOperator):
+    """Record the job and verify its whole request; all problems at once."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.check import check
+        from fermion.usecases.submit import submit
+
+        run = context["dag_run"]
+        actor = getattr(run, "triggering_user_name", None) or "airflow"
+        job = submit(platform, dict(context["params"]), dag_id=self.dag_id, run_id=run.run_id, actor=actor)
+        self.log.info("This run carries job %s.", job.id)
+        check(platform, job.id)
+
+
+class Enqueue(JobOperator):
+    """Join the line. The setup of the run: fast, and it never waits."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.stage import enqueue
+
+        enqueue(platform, self.job_of(platform, context).id)
+
+
+class PullImage(JobOperator):
+    """Fetch the image while no GPU is held."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.stage import pull_image
+
+        self.log.info("The image lies at %s.", pull_image(platform, self.job_of(platform, context).id))
+
+
+class MountDataset(JobOperator):
+    """Stage the datasets, verified, while no GPU is held."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.stage import mount_dataset
+
+        for name, location in mount_dataset(platform, self.job_of(platform, context).id).items():
+            self.log.info("Dataset %s lies at %s.", name, location)
+
+
+class CloneRepository(JobOperator):
+    """Check the pinned commit out while no GPU is held."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.stage import clone_repository
+
+        self.log.info("The code lies at %s.", clone_repository(platform, self.job_of(platform, context).id))
+
+
+class WaitForGpus(JobOperator):
+    """Prepare the workload suspended, then wait for its grant: a moment here, longer in the triggerer."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.wait import wait_for_grant
+
+        job = wait_for_grant(platform, self.job_of(platform, context).id, patience=ATTEMPTS_AT_ONCE)
+        if job.is_waiting:
+            from fermion_airflow.triggers.jobs import GrantTrigger
+
+            self.log.info("Job %s waits: %s", job.id, job.explanation.message)
+            self.defer(trigger=GrantTrigger(dag_id=self.dag_id, run_id=context["run_id"]), method_name="execute")
+        self._report(job)
+
+    def _report(self, job: Job) -> None:
+        if job.is_failed:
+            raise AirflowFailException(f"job {job.id}: {job.explanation.message}")
+        self.log.info("Job %s holds its GPUs: %s", job.id, job.explanation.message)
+
+
+class Train(BaseOperator):
+    """Watch the training from the triggerer, from the first moment to the last; no worker is held.
+
+    The task begins and ends in its trigger. Killing, clearing or losing it leaves the training alone: a new try finds it
+    again, and ``release_gpus`` ends what must end.
+    """
+
+    start_from_trigger = True
+    start_trigger_args = StartTriggerArgs(
+        trigger_cls="fermion_airflow.triggers.jobs.TrainTrigger",
+        trigger_kwargs={"dag_id": "{{ dag.dag_id }}", "run_id": "{{ run_id }}"},
+        next_method="execute_complete",
+    )
+
+    def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any] | None = None) -> None:
+        """Never called while the trigger ends the task itself; kept for a trigger of an older version."""
+        if event and event.get("error"):
+            raise AirflowFailException(str(event["error"]))
+
+
+class SaveModel(JobOperator):
+    """Publish the model; no GPU is held any more."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.save import save_model
+
+        version = save_model(platform, self.job_of(platform, context).id)
+        self.log.info("Published %s, %s.", version.path, version.checksum)
+
+
+class ReleaseGpus(JobOperator):
+    """The teardown: the workload gone, the lease closed, the job ended. Fails the run unless every work task succeeded."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.errors import NotFound
+        from fermion.usecases.release import release
+
+        try:
+            job = self.job_of(platform, context)
+        except NotFound as missing:
+            raise AirflowFailException(missing.message) from missing
+        job = release(platform, job.id)
+        self.log.info("Job %s is %s: %s", job.id, job.status, job.explanation.message)
+        if job.status != "completed":
+            raise AirflowFailException(f"job {job.id} {job.status}: {job.explanation.message}")
+
+
+class WriteReport(JobOperator):
+    """The last teardown: the report of the run, whatever became of it."""
+
+    def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.report import write_report
+
+        self.log.info("The report lies at %s.", write_report(platform, self.job_of(platform, context).id))
