@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from fermion.domain.jobs import HOLDING, Job, Move, Phase
+from fermion.domain.jobs import HOLDING, Job, Move, Phase, Progress
 from fermion.domain.leases import Lease
 from fermion.domain.pools import PoolPolicy
 from fermion.domain.reasons import Explanation, Reason
@@ -179,6 +179,18 @@ def runtime_limit(job: Job, policy: PoolPolicy) -> timedelta | None:
     """The shorter of what the job asks and what the pool allows; None when neither limits it."""
     limits = [limit for limit in (job.spec.max_runtime, policy.max_runtime) if limit is not None]
     return min(limits) if limits else None
+
+
+def with_step(before: Progress, after: Progress, lines: int) -> Progress:
+    """``after`` with the running mean of the time between progress lines; ``lines`` came since ``before``.
+
+    The mean forgets: each read counts one fifth, so that a training that slows down evenly does not look hung.
+    """
+    if before.at is None or after.at is None or after.at <= before.at:
+        return replace(after, usual_step=before.usual_step)
+    gap = (after.at - before.at) / max(1, lines)
+    usual = gap if before.usual_step is None else before.usual_step * 0.8 + gap * 0.2
+    return replace(after, usual_step=usual)
 
 
 def _retry(watched: Watched, reason: Reason, message: str) -> Move:

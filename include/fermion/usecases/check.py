@@ -18,7 +18,6 @@ from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load, write_move
 
-
 T = TypeVar("T")
 
 

@@ -26,12 +26,12 @@ def submit(
 ) -> Job:
     """The job of this run: made now, or found when the run submitted it before. Without a run id the job's id is the run's.
 
+    The owner is always ``actor``, whatever the request says: nobody asks in another's name.
+
     Raises:
         RequestRefused: the request has problems (all listed), or the run carries another request already.
     """
-    spec = parse_request(raw)
-    if spec.owner == "unknown":
-        spec = replace(spec, owner=actor)
+    spec = replace(parse_request(raw), owner=actor)
     with ctx.store.begin() as tx:
         found = tx.jobs.by_run(dag_id, run_id) if run_id is not None else None
         if found is None:
@@ -48,7 +48,7 @@ def submit(
                 )
                 return job
             found = tx.jobs.by_run(dag_id, run_id or job.id)
-    if found is None or not same_request(found.spec, spec):
+    if found is None or not same_request(found.spec, replace(spec, owner=found.spec.owner)):
         raise RequestRefused([_other_request(run_id or "", found)], what="run")
     return found
 

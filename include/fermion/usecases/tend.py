@@ -16,7 +16,7 @@ from fermion.domain.leases import TERM, HolderKind, Lease, LeasePhase, end, rene
 from fermion.domain.pools import Pool
 from fermion.domain.progress import parse
 from fermion.domain.records import MetricPoint
-from fermion.domain.watching import Watched, decide
+from fermion.domain.watching import Watched, decide, with_step
 from fermion.domain.workloads import Grant, Seen, Usage, WorkloadState, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
@@ -39,6 +39,7 @@ class _Cursor:
 
     offset: int = 0
     line: int = 0
+    names: frozenset[str] = frozenset()
     written_at: datetime | None = None
     usage_at: datetime | None = None
 
@@ -177,27 +178,21 @@ class Tender:
             chunk = driver.workloads.progress(name, offset=cursor.offset)
             if chunk.next_offset == cursor.offset:
                 return job
-            job = self._write_progress(job, cursor, chunk.text.splitlines(), now)
+            job = self._write_progress(job, cursor, chunk.text, now)
             cursor.offset, cursor.written_at = chunk.next_offset, now
             if chunk.at_end or not whole:
                 return job
 
-    def _write_progress(self, job: Job, cursor: _Cursor, lines: list[str], now: datetime) -> Job:
-        parsed = parse(lines, job.progress, first_number=cursor.line, now=now)
-        cursor.line += len(lines)
-        points = [
-            MetricPoint(
-                job_id=job.id, attempt=job.attempt, number=point.number, kind="training", name=point.name,
-                value=point.value, at=now, epoch=point.epoch, step=point.step,
-            )
-            for point in parsed.points
-        ]  # fmt: skip
+    def _write_progress(self, job: Job, cursor: _Cursor, text: str, now: datetime) -> Job:
+        parsed = parse(text, job.progress, first_number=cursor.line, names=cursor.names, now=now)
+        for remark in parsed.remarks:
+            log.info("job %s, progress line %s: %s (%s times)", job.id, remark.number, remark.message, remark.count)
+        progress = with_step(job.progress, parsed.progress, parsed.next_number - cursor.line)
         with self.ctx.store.begin() as tx:
-            tx.records.add_points(points)
-            stored = tx.jobs.get(job.id) or job
-            if stored.version == job.version:
-                return tx.jobs.save(replace(stored, progress=parsed.progress)) or job
-        return job
+            tx.records.add_points(parsed.to_points(job.id, job.attempt))
+            saved = tx.jobs.save(replace(job, progress=progress))
+        cursor.line, cursor.names = parsed.next_number, parsed.names
+        return saved or job
 
     def _forget_cursors(self, after: Mapping[str, Job]) -> None:
         live = {workload_name(job.id, job.attempt) for job in after.values() if not job.is_final}

@@ -61,7 +61,8 @@ class CheckQuota(JobOperator):
 
         run = context["dag_run"]
         actor = getattr(run, "triggering_user_name", None) or "airflow"
-        job = submit(platform, dict(context["params"]), dag_id=self.dag_id, run_id=run.run_id, actor=actor)
+        asked = dict(run.conf or context["params"])
+        job = submit(platform, asked, dag_id=self.dag_id, run_id=run.run_id, actor=actor)
         self.log.info("This run carries job %s.", job.id)
         check(platform, job.id)
 

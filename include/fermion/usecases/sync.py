@@ -1,0 +1,148 @@
+"""Bring what is known in line with what is: nodes, choices, open jobs, leases against what really runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fermion.domain.jobs import HOLDING, Job
+from fermion.domain.leases import HolderKind, Lease, LeasePhase, end
+from fermion.domain.records import Event, SyncRecord
+from fermion.domain.workloads import Seen, workload_name
+from fermion.errors import FermionError
+from fermion.ports import Driver
+from fermion.usecases.context import Context
+from fermion.usecases.moving import PLATFORM
+from fermion.usecases.tend import GONE, OPEN, Tender, end_lease
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One thing on which ledger and reality disagreed, and what was done about it."""
+
+    kind: str
+    subject: str
+    message: str
+
+
+def sync_platform(ctx: Context) -> Sequence[Difference]:
+    """One whole round. A cluster that does not answer keeps its last state; the others go on."""
+    for name, driver in sorted(ctx.drivers.items()):
+        sync_nodes(ctx, name, driver)
+    write_choices(ctx)
+    Tender(ctx).round()
+    found = reconcile(ctx)
+    for difference in found:
+        log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
+    return found
+
+
+def sync_nodes(ctx: Context, cluster: str, driver: Driver) -> None:
+    """Read one cluster's nodes and images into the catalog; on failure only the sync's record says so."""
+    started, items, error = ctx.clock.now(), 0, None
+    try:
+        nodes = driver.nodes.list_nodes()
+        images = driver.images.known()
+        items = len(nodes)
+        with ctx.store.begin() as tx:
+            tx.catalog.put_nodes(cluster, nodes)
+            for image in images:
+                tx.catalog.put_image(image)
+    except FermionError as failed:
+        error = failed.message
+        log.warning("cluster %s was not synced: %s", cluster, failed)
+    record = SyncRecord(
+        source=f"cluster:{cluster}", started_at=started, ended_at=ctx.clock.now(), items=items, error=error
+    )
+    with ctx.store.begin() as tx:
+        tx.records.put_sync(record)
+
+
+def write_choices(ctx: Context) -> None:
+    """Give the form its choices."""
+    with ctx.store.begin() as tx:
+        pools = sorted(ctx.pools(tx))
+        images = sorted(image.id for image in tx.catalog.images())
+    ctx.choices.write(pools=pools, images=images, datasets=sorted(ctx.rules.datasets))
+
+
+def reconcile(ctx: Context) -> Sequence[Difference]:
+    """Compare leases with what runs and mend every difference: each is an event, none is silent."""
+    with ctx.store.read() as tx:
+        open_jobs = {job.id: job for job in tx.jobs.find(phases=OPEN)}
+        leases = [lease for lease in tx.leases.live() if lease.holder_kind is HolderKind.JOB]
+    found = [
+        difference for lease in leases if (difference := _reconcile_lease(ctx, lease, open_jobs.get(lease.holder_id)))
+    ]
+    for driver in ctx.drivers.values():
+        found += _reconcile_workloads(driver, open_jobs)
+    if found:
+        with ctx.store.begin() as tx:
+            for difference in found:
+                tx.records.add_event(
+                    Event(
+                        actor=PLATFORM,
+                        verb=f"reconcile.{difference.kind}",
+                        target=difference.subject,
+                        at=ctx.clock.now(),
+                        message=difference.message,
+                    )
+                )
+    return found
+
+
+def _reconcile_lease(ctx: Context, lease: Lease, job: Job | None) -> Difference | None:
+    """A live lease belongs to a job that holds GPUs with this very attempt; anything else is a leak."""
+    if job is not None and job.phase in HOLDING and job.attempt == lease.attempt:
+        return None
+    workloads = ctx.driver_of(lease.pool).workloads
+    name = workload_name(lease.holder_id, lease.attempt)
+    seen = workloads.look(name)
+    if seen.state not in GONE:
+        workloads.stop(name, grace=ctx.rules.policy(lease.pool).stop_grace, why="its job does not hold GPUs any more")
+        return Difference(
+            kind="ghost", subject=name, message="it runs, but its job has ended or moved on; it was asked to end."
+        )
+    if not _end_leaked(ctx, lease, seen):
+        return None
+    held = lease.to_seconds(ctx.clock.now())
+    return Difference(
+        kind="leak",
+        subject=lease.id,
+        message=f"{lease.gpus} GPUs of {lease.pool} were leased to {lease.holder_id} with nothing running ({held:.0f} GPU-seconds).",
+    )
+
+
+def _end_leaked(ctx: Context, lease: Lease, seen: Seen) -> bool:
+    now = ctx.clock.now()
+    with ctx.store.begin() as tx:
+        if lease.expires_at < now and seen.exit is None:
+            ended = tx.leases.end(end(lease, LeasePhase.EXPIRED, cause="expired", now=now))
+        else:
+            ended = end_lease(ctx, tx, lease, seen, cause="reconciled")
+    if ended:
+        ctx.store.notify("leases", lease.pool)
+    return ended
+
+
+def _reconcile_workloads(driver: Driver, open_jobs: dict[str, Job]) -> list[Difference]:
+    found = []
+    expected = {workload_name(job.id, job.attempt) for job in open_jobs.values()}
+    for name in driver.workloads.names():
+        if name in expected:
+            continue
+        if driver.workloads.look(name).state in GONE:
+            driver.workloads.remove(name)
+            continue
+        driver.workloads.remove(name)
+        found.append(Difference(kind="stray", subject=name, message="no open job has this workload; it was ended."))
+    for orphan in driver.workloads.orphans():
+        found.append(
+            Difference(kind="orphan", subject=orphan, message="a process of ours with no runner; it was ended.")
+        )
+    if any(difference.kind == "orphan" for difference in found):
+        driver.workloads.end_orphans()
+    return found
