@@ -12,7 +12,15 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from fermion.errors import Conflict, FermionError, NotFound, NotPermitted, OutsideUnavailable, RequestRefused, SettingsInvalid
+from fermion.errors import (
+    Conflict,
+    FermionError,
+    NotFound,
+    NotPermitted,
+    OutsideUnavailable,
+    RequestRefused,
+    SettingsInvalid,
+)
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -66,9 +66,14 @@ def pool_payload(state: PoolState) -> dict[str, object]:
         "cluster": pool.cluster,
         "gpu_model": pool.model,
         "method": str(pool.method),
-        "created_at": {"value": pool.first_seen_at.isoformat(), "method": "derived", "source": "first seen by the sync"},
+        "created_at": {
+            "value": pool.first_seen_at.isoformat(),
+            "method": "derived",
+            "source": "first seen by the sync",
+        },
         "nodes": [
-            {"name": node.name, "gpus": len(node.devices), "usable": node.is_usable, "detail": node.detail} for node in pool.nodes
+            {"name": node.name, "gpus": len(node.devices), "usable": node.is_usable, "detail": node.detail}
+            for node in pool.nodes
         ],
         "figures": {name: figure.to_payload() for name, figure in state.figures.items()},
     }

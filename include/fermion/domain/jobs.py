@@ -67,6 +67,11 @@ _STATUS: Mapping[Phase, Status] = {
 }
 
 
+def phases_of(status: Status) -> frozenset[Phase]:
+    """The phases that one of the four words covers."""
+    return frozenset(phase for phase, word in _STATUS.items() if word is status)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """What was asked for, as validated by ``domain/request.py``. Nothing here is looked up or pinned yet.
