@@ -1,0 +1,23 @@
+"""JSON-ready values as a database gives them back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+
+def as_json(values: Mapping[str, object]) -> dict[str, object]:
+    """The mapping after a way through JSON: tuples are lists, and what is not JSON is refused as a database would.
+
+    Raises:
+        ValueError: NaN or infinity.
+        TypeError: not a JSON-ready value.
+    """
+    copy: dict[str, object] = json.loads(json.dumps(dict(values), allow_nan=False, default=_plain))
+    return copy
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON-ready value: {value!r}")

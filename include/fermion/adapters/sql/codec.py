@@ -1,0 +1,412 @@
+"""Domain values to rows and back. What is asked for in queries is a column; the rest is JSON.
+
+No row is trusted to be complete JSON of today: a key that an older program did not write takes the value's default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fermion.domain.artifacts import Image
+from fermion.domain.figures import Method
+from fermion.domain.jobs import Job, JobSpec, Phase, Pins, Progress
+from fermion.domain.leases import HolderKind, Lease, LeasePhase, Slice
+from fermion.domain.pools import Device, Node
+from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
+
+Values = dict[str, Any]
+
+
+def to_json(value: object) -> str:
+    """Compact JSON. NaN and infinity are refused: Postgres has no JSON for them."""
+    return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not a JSON-ready value: {value!r}")
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def job_values(job: Job) -> Values:
+    """The row of a job, but for ``seq``."""
+    return {
+        "id": job.id,
+        "version": job.version,
+        "phase": str(job.phase),
+        "pool": job.spec.pool,
+        "owner": job.spec.owner,
+        "dag_id": job.run[0] if job.run else None,
+        "run_id": job.run[1] if job.run else None,
+        "attempt": job.attempt,
+        "spec": _spec_values(job.spec),
+        "pins": None if job.pins is None else _pins_values(job.pins),
+        "progress": _progress_values(job.progress),
+        "reason": str(job.explanation.reason),
+        "message": job.explanation.message,
+        "numbers": dict(job.explanation.numbers),
+        "excluded_nodes": list(job.excluded_nodes),
+        "submitted_at": job.submitted_at,
+        "changed_at": job.changed_at,
+        "queued_at": job.queued_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+        "stop_requested_at": job.stop_requested_at,
+        "stop_requested_by": job.stop_requested_by,
+        "model_version": job.model_version,
+        "restart_of": job.restart_of,
+    }
+
+
+def job_of(row: Any) -> Job:
+    """The job of a row."""
+    return Job(
+        id=row.id,
+        spec=_spec_of(row.spec),
+        phase=Phase(row.phase),
+        explanation=Explanation(Reason(row.reason), row.message, row.numbers),
+        submitted_at=row.submitted_at,
+        changed_at=row.changed_at,
+        run=None if row.run_id is None else (row.dag_id, row.run_id),
+        pins=None if row.pins is None else Pins(**row.pins),
+        attempt=row.attempt,
+        progress=_progress_of(row.progress),
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        stop_requested_at=row.stop_requested_at,
+        stop_requested_by=row.stop_requested_by,
+        excluded_nodes=tuple(row.excluded_nodes),
+        model_version=row.model_version,
+        restart_of=row.restart_of,
+        version=row.version,
+    )
+
+
+def _spec_values(spec: JobSpec) -> Values:
+    return {
+        "name": spec.name,
+        "pool": spec.pool,
+        "image": spec.image,
+        "repository": spec.repository,
+        "entrypoint": list(spec.entrypoint),
+        "output_model": spec.output_model,
+        "ref": spec.ref,
+        "datasets": list(spec.datasets),
+        "hyperparameters": dict(spec.hyperparameters),
+        "nodes": spec.nodes,
+        "gpus_per_node": spec.gpus_per_node,
+        "memory_mib": spec.memory_mib,
+        "priority": spec.priority,
+        "preemptible": spec.preemptible,
+        "max_runtime_s": _seconds(spec.max_runtime),
+        "queue_timeout_s": _seconds(spec.queue_timeout),
+        "checkpoint": spec.checkpoint,
+        "owner": spec.owner,
+        "team": spec.team,
+    }
+
+
+def _spec_of(values: Values) -> JobSpec:
+    rest = dict(values)
+    return JobSpec(
+        entrypoint=tuple(rest.pop("entrypoint")),
+        datasets=tuple(rest.pop("datasets", ())),
+        max_runtime=_duration(rest.pop("max_runtime_s", None)),
+        queue_timeout=_duration(rest.pop("queue_timeout_s", None)),
+        **rest,
+    )
+
+
+def _pins_values(pins: Pins) -> Values:
+    return {"image_digest": pins.image_digest, "commit": pins.commit, "datasets": dict(pins.datasets)}
+
+
+def _progress_values(progress: Progress) -> Values:
+    at = None if progress.at is None else progress.at.astimezone(UTC).isoformat()
+    return {"percent": progress.percent, "epoch": progress.epoch, "epochs": progress.epochs, "at": at}
+
+
+def _progress_of(values: Values) -> Progress:
+    at = values.get("at")
+    return Progress(
+        percent=values["percent"],
+        epoch=values.get("epoch"),
+        epochs=values.get("epochs"),
+        at=None if at is None else datetime.fromisoformat(at),
+    )
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+def lease_values(lease: Lease) -> Values:
+    """The row of a lease."""
+    return {
+        "id": lease.id,
+        "holder_kind": str(lease.holder_kind),
+        "holder_id": lease.holder_id,
+        "attempt": lease.attempt,
+        "owner": lease.owner,
+        "team": lease.team,
+        "pool": lease.pool,
+        "token": lease.token,
+        "slices": [{"node": part.node, "devices": list(part.devices)} for part in lease.slices],
+        "granted_at": lease.granted_at,
+        "expires_at": lease.expires_at,
+        "phase": str(lease.phase),
+        "priority": lease.priority,
+        "preemptible": lease.preemptible,
+        "ends_by": lease.ends_by,
+        "exec_at": lease.exec_at,
+        "exit_at": lease.exit_at,
+        "ended_at": lease.ended_at,
+        "end_cause": lease.end_cause,
+    }
+
+
+def lease_of(row: Any) -> Lease:
+    """The lease of a row."""
+    return Lease(
+        id=row.id,
+        holder_kind=HolderKind(row.holder_kind),
+        holder_id=row.holder_id,
+        attempt=row.attempt,
+        owner=row.owner,
+        team=row.team,
+        pool=row.pool,
+        token=row.token,
+        slices=tuple(Slice(part["node"], tuple(part["devices"])) for part in row.slices),
+        granted_at=row.granted_at,
+        expires_at=row.expires_at,
+        phase=LeasePhase(row.phase),
+        priority=row.priority,
+        preemptible=row.preemptible,
+        ends_by=row.ends_by,
+        exec_at=row.exec_at,
+        exit_at=row.exit_at,
+        ended_at=row.ended_at,
+        end_cause=row.end_cause,
+    )
+
+
+def device_values(lease: Lease) -> list[Values]:
+    """One row per device held, always in one order, so that two grants that meet wait instead of locking each other."""
+    pairs = sorted((part.node, device) for part in lease.slices for device in part.devices)
+    return [
+        {"lease_id": lease.id, "pool": lease.pool, "node": node, "device": device, "live": True}
+        for node, device in pairs
+    ]
+
+
+def entry_values(entry: LedgerEntry) -> Values:
+    """The row of a ledger entry, but for ``seq``."""
+    return {
+        "lease_id": entry.lease_id,
+        "pool": entry.pool,
+        "holder": entry.holder,
+        "kind": entry.kind,
+        "gpus": entry.gpus,
+        "at": entry.at,
+        "cause": entry.cause,
+    }
+
+
+def entry_of(row: Any) -> LedgerEntry:
+    """The ledger entry of a row."""
+    return LedgerEntry(
+        lease_id=row.lease_id,
+        pool=row.pool,
+        holder=row.holder,
+        kind=row.kind,
+        gpus=row.gpus,
+        at=row.at,
+        cause=row.cause,
+    )
+
+
+# --- catalog --------------------------------------------------------------------------------------------------------
+
+
+def node_values(node: Node, cluster: str) -> Values:
+    """The row of a node."""
+    return {
+        "cluster": cluster,
+        "name": node.name,
+        "observed_at": node.observed_at,
+        "ready": node.ready,
+        "schedulable": node.schedulable,
+        "labels": dict(node.labels),
+        "devices": [
+            {"id": d.id, "model": d.model, "method": str(d.method), "memory_mib": d.memory_mib} for d in node.devices
+        ],
+        "detail": node.detail,
+    }
+
+
+def node_of(row: Any) -> Node:
+    """The node of a row."""
+    return Node(
+        name=row.name,
+        cluster=row.cluster,
+        devices=tuple(
+            Device(id=d["id"], model=d["model"], method=Method(d["method"]), memory_mib=d.get("memory_mib"))
+            for d in row.devices
+        ),
+        observed_at=row.observed_at,
+        ready=row.ready,
+        schedulable=row.schedulable,
+        labels=row.labels,
+        detail=row.detail,
+    )
+
+
+def image_values(image: Image) -> Values:
+    """The row of an image."""
+    return {
+        "id": image.id,
+        "digest": image.digest,
+        "category": image.category,
+        "source_type": image.source_type,
+        "source": image.source,
+        "framework": image.framework,
+        "size_bytes": image.size_bytes,
+        "created_at": image.created_at,
+        "updated_at": image.updated_at,
+    }
+
+
+def image_of(row: Any) -> Image:
+    """The image of a row."""
+    return Image(**row._mapping)
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def decision_values(decision: Decision) -> Values:
+    """The row of a decision, but for ``seq``."""
+    return {
+        "id": decision.id,
+        "kind": decision.kind,
+        "subject": decision.subject,
+        "verdict": decision.verdict,
+        "reason": str(decision.reason),
+        "message": decision.message,
+        "rule_version": decision.rule_version,
+        "decided_at": decision.decided_at,
+        "inputs": dict(decision.inputs),
+        "numbers": dict(decision.numbers),
+    }
+
+
+def decision_of(row: Any) -> Decision:
+    """The decision of a row."""
+    return Decision(
+        id=row.id,
+        kind=row.kind,
+        subject=row.subject,
+        verdict=row.verdict,
+        reason=row.reason,
+        message=row.message,
+        rule_version=row.rule_version,
+        decided_at=row.decided_at,
+        inputs=row.inputs,
+        numbers=row.numbers,
+    )
+
+
+def event_values(event: Event) -> Values:
+    """The row of an event, but for ``seq``."""
+    return {
+        "actor": event.actor,
+        "verb": event.verb,
+        "target": event.target,
+        "at": event.at,
+        "message": event.message,
+        "data": dict(event.data),
+    }
+
+
+def event_of(row: Any) -> Event:
+    """The event of a row."""
+    return Event(actor=row.actor, verb=row.verb, target=row.target, at=row.at, message=row.message, data=row.data)
+
+
+def point_values(point: MetricPoint) -> Values:
+    """The row of a metric point."""
+    return {
+        "job_id": point.job_id,
+        "attempt": point.attempt,
+        "kind": point.kind,
+        "number": point.number,
+        "name": point.name,
+        "value": point.value,
+        "at": point.at,
+        "epoch": point.epoch,
+        "step": point.step,
+    }
+
+
+def point_of(row: Any) -> MetricPoint:
+    """The metric point of a row."""
+    return MetricPoint(
+        job_id=row.job_id,
+        attempt=row.attempt,
+        number=row.number,
+        kind=row.kind,
+        name=row.name,
+        value=row.value,
+        at=row.at,
+        epoch=row.epoch,
+        step=row.step,
+    )
+
+
+def span_values(span: StageSpan) -> Values:
+    """The row of a stage's span."""
+    return {
+        "job_id": span.job_id,
+        "attempt": span.attempt,
+        "stage": span.stage,
+        "started_at": span.started_at,
+        "ended_at": span.ended_at,
+        "outcome": span.outcome,
+        "detail": span.detail,
+    }
+
+
+def span_of(row: Any) -> StageSpan:
+    """The span of a row."""
+    return StageSpan(**row._mapping)
+
+
+def sync_values(sync: SyncRecord) -> Values:
+    """The row of a sync."""
+    return {
+        "source": sync.source,
+        "started_at": sync.started_at,
+        "ended_at": sync.ended_at,
+        "items": sync.items,
+        "error": sync.error,
+    }
+
+
+def sync_of(row: Any) -> SyncRecord:
+    """The sync of a row."""
+    return SyncRecord(**row._mapping)

@@ -1,0 +1,112 @@
+"""Training jobs in the database. Keeps ``ports.Jobs``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+
+from sqlalchemy import Select, bindparam, select, tuple_, update
+
+from fermion.adapters.sql.codec import job_of, job_values
+from fermion.adapters.sql.counters import next_value
+from fermion.adapters.sql.link import Link
+from fermion.adapters.sql.tables import jobs
+from fermion.domain.jobs import Job, Phase
+from fermion.errors import Conflict, NotFound
+
+_BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
+_BY_RUN = select(jobs).where(jobs.c.dag_id == bindparam("dag"), jobs.c.run_id == bindparam("run"))
+_SAVE = update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.version == bindparam("expected"))
+
+
+class SqlJobs:
+    """Jobs, guarded by their version."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def new_id(self, day: date) -> str:
+        """Counted within the transaction: a rollback takes the number back, so that no number is left out."""
+        number = next_value(self._link, f"job-{day:%Y%m%d}")
+        return f"job-{day:%Y%m%d}-{number:03d}"
+
+    def add(self, job: Job) -> bool:
+        """Insert; False when the run has a job.
+
+        Raises:
+            Conflict: another job has this id.
+        """
+        if self._link.write(self._link.insert(jobs).on_conflict_do_nothing(), job_values(job)):
+            return True
+        if job.run is not None and self.by_run(*job.run) is not None:
+            return False
+        raise Conflict(f"job {job.id} exists already; ask for a new id", what="job")
+
+    def get(self, job_id: str) -> Job | None:
+        """By id."""
+        row = self._link.row(_BY_ID, {"job_id": job_id})
+        return None if row is None else job_of(row)
+
+    def by_run(self, dag_id: str, run_id: str) -> Job | None:
+        """By the run that carries it."""
+        row = self._link.row(_BY_RUN, {"dag": dag_id, "run": run_id})
+        return None if row is None else job_of(row)
+
+    def save(self, job: Job) -> Job | None:
+        """One guarded UPDATE.
+
+        Raises:
+            Conflict: the job was given a run that another job has.
+        """
+        saved = replace(job, version=job.version + 1)
+        if saved.run is not None:
+            self._refuse_shared_run(saved.id, saved.run)
+        values = job_values(saved)
+        del values["id"]
+        written = self._link.write(_SAVE, {**values, "job_id": job.id, "expected": job.version})
+        return saved if written else None
+
+    def _refuse_shared_run(self, job_id: str, run: tuple[str, str]) -> None:
+        other = self._link.scalar(_RUN_OWNER, {"dag": run[0], "run": run[1], "job_id": job_id})
+        if other is not None:
+            raise Conflict(f"run {run[1]!r} of {run[0]!r} carries job {other}; job {job_id} cannot have it", what="job")
+
+    def find(
+        self,
+        *,
+        phases: Collection[Phase] | None = None,
+        pool: str | None = None,
+        owner: str | None = None,
+        changed_since: datetime | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Job]:
+        """Newest first.
+
+        Raises:
+            NotFound: ``before`` is no job.
+        """
+        query = select(jobs).order_by(jobs.c.submitted_at.desc(), jobs.c.seq.desc()).limit(limit)
+        if phases is not None:
+            query = query.where(jobs.c.phase.in_(sorted(map(str, phases))))
+        if pool is not None:
+            query = query.where(jobs.c.pool == pool)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
+        if changed_since is not None:
+            query = query.where(jobs.c.changed_at >= changed_since)
+        if before is not None:
+            query = self._below(query, before)
+        return [job_of(row) for row in self._link.rows(query)]
+
+    def _below(self, query: Select[tuple[object, ...]], before: str) -> Select[tuple[object, ...]]:
+        last = self._link.row(select(jobs.c.submitted_at, jobs.c.seq).where(jobs.c.id == before))
+        if last is None:
+            raise NotFound(f"job {before!r} does not exist; a page can only follow a job that does", what="job")
+        return query.where(tuple_(jobs.c.submitted_at, jobs.c.seq) < (last.submitted_at, last.seq))
+
+
+_RUN_OWNER = select(jobs.c.id).where(
+    jobs.c.dag_id == bindparam("dag"), jobs.c.run_id == bindparam("run"), jobs.c.id != bindparam("job_id")
+)

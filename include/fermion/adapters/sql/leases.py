@@ -1,0 +1,112 @@
+"""Leases, held devices and the ledger in the database. Keeps ``ports.Leases``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import bindparam, delete, insert, or_, select, update
+
+from fermion.adapters.ledger import entry_of_end, entry_of_grant
+from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
+from fermion.adapters.sql.counters import next_value
+from fermion.adapters.sql.link import Link
+from fermion.adapters.sql.tables import lease_devices, leases, ledger
+from fermion.domain.leases import HolderKind, Lease, LeasePhase
+from fermion.domain.records import LedgerEntry
+from fermion.errors import Conflict
+
+_ENTRIES = select(ledger).order_by(ledger.c.at, ledger.c.seq)
+_LEASES = select(leases).order_by(leases.c.token, leases.c.id)
+_LIVE = _LEASES.where(leases.c.phase == str(LeasePhase.HELD))
+_CHANGE_LIVE = update(leases).where(leases.c.id == bindparam("lease_id"), leases.c.phase == str(LeasePhase.HELD))
+_FREE = update(lease_devices).where(lease_devices.c.lease_id == bindparam("lease")).values(live=False)
+_HOLDER_OF = (
+    select(leases.c.holder_kind, leases.c.holder_id, lease_devices.c.node, lease_devices.c.device)
+    .join(leases, leases.c.id == lease_devices.c.lease_id)
+    .where(
+        lease_devices.c.live,
+        lease_devices.c.pool == bindparam("pool"),
+        lease_devices.c.node == bindparam("node"),
+        lease_devices.c.device == bindparam("device"),
+    )
+)
+
+
+class SqlLeases:
+    """Leases; the devices they hold are rows that a unique index keeps apart."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._entries: list[Values] = []
+
+    def next_token(self) -> int:
+        """Counted within the transaction, like a job's id."""
+        return next_value(self._link, "lease-token")
+
+    def add(self, lease: Lease) -> None:
+        """Insert; when it is refused nothing of it is left, and the transaction may go on."""
+        if not lease.is_live:
+            raise ValueError(f"lease {lease.id} is {lease.phase}; only a held lease can be added")
+        if not self._link.write(self._link.insert(leases).on_conflict_do_nothing(), lease_values(lease)):
+            raise Conflict(
+                f"attempt {lease.attempt} of {lease.holder_kind} {lease.holder_id} has a lease already", what="lease"
+            )
+        devices = device_values(lease)
+        if devices and self._link.write(self._link.insert(lease_devices).on_conflict_do_nothing(), devices) < len(
+            devices
+        ):
+            self._link.write(delete(leases).where(leases.c.id == lease.id))  # its devices go with it
+            raise Conflict(self._held_sentence(lease, devices), what="lease")
+        self._entries.append(entry_values(entry_of_grant(lease)))
+
+    def _held_sentence(self, lease: Lease, devices: Sequence[Values]) -> str:
+        keys = ("pool", "node", "device")
+        rows = (self._link.row(_HOLDER_OF, {key: device[key] for key in keys}) for device in devices)
+        held = [f"{row.device} on {row.node} by {row.holder_kind} {row.holder_id}" for row in rows if row is not None]
+        named = ", ".join(held) or "the same device twice"
+        return f"{lease.holder_kind} {lease.holder_id} cannot have {lease.gpus} GPUs of {lease.pool}: held are {named}"
+
+    def end(self, lease: Lease) -> bool:
+        """One guarded UPDATE; its devices become free in the same transaction."""
+        entry = entry_of_end(lease)
+        values = {key: getattr(lease, key) for key in ("expires_at", "exec_at", "exit_at", "ended_at", "end_cause")}
+        if not self._link.write(_CHANGE_LIVE, {**values, "phase": str(lease.phase), "lease_id": lease.id}):
+            return False
+        self._link.write(_FREE, {"lease": lease.id})
+        self._entries.append(entry_values(entry))
+        return True
+
+    def update(self, lease: Lease) -> bool:
+        """One guarded UPDATE."""
+        values = {"expires_at": lease.expires_at, "exec_at": lease.exec_at, "exit_at": lease.exit_at}
+        return bool(self._link.write(_CHANGE_LIVE, {**values, "lease_id": lease.id}))
+
+    def of_holder(self, kind: HolderKind, holder_id: str, *, live_only: bool = False) -> Sequence[Lease]:
+        """Oldest first."""
+        query = _LIVE if live_only else _LEASES
+        query = query.where(leases.c.holder_kind == str(kind), leases.c.holder_id == holder_id)
+        return [lease_of(row) for row in self._link.rows(query)]
+
+    def live(self, *, pool: str | None = None) -> Sequence[Lease]:
+        """Oldest first."""
+        query = _LIVE if pool is None else _LIVE.where(leases.c.pool == pool)
+        return [lease_of(row) for row in self._link.rows(query)]
+
+    def overlapping(self, since: datetime, *, pool: str | None = None) -> Sequence[Lease]:
+        """Oldest first."""
+        query = _LEASES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= since))
+        query = query if pool is None else query.where(leases.c.pool == pool)
+        return [lease_of(row) for row in self._link.rows(query)]
+
+    def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:
+        """Oldest first; ``since`` itself is in."""
+        self.flush()
+        query = _ENTRIES.limit(limit) if since is None else _ENTRIES.where(ledger.c.at >= since).limit(limit)
+        return [entry_of(row) for row in self._link.rows(query)]
+
+    def flush(self) -> None:
+        """Write the entries of this transaction in one statement; the store calls it before the commit."""
+        if self._entries:
+            entries, self._entries = self._entries, []
+            self._link.write(insert(ledger), entries)

@@ -1,0 +1,107 @@
+"""One open transaction's connection. Every error of a driver leaves it translated; nothing above knows SQLAlchemy's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Executable, Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from fermion.adapters.sql.codec import Values
+from fermion.errors import FermionError, OutsideBroken, OutsideUnavailable
+
+_SQLITE_BROKEN = frozenset(
+    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+)
+_POSTGRES_UNAVAILABLE = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
+"""Connection, serialization and deadlock, resources, lock not had in time, ended by an operator, system, idle too long."""
+
+
+class Link:
+    """Runs statements. ``read_only`` tells that this transaction may not write."""
+
+    def __init__(self, connection: Connection, *, read_only: bool) -> None:
+        self._connection = connection
+        self.read_only = read_only
+        self.dialect = connection.dialect.name
+
+    def rows(self, statement: Executable, values: Values | None = None) -> Sequence[Any]:
+        """All rows."""
+        with translated():
+            return self._connection.execute(statement, values).fetchall()
+
+    def row(self, statement: Executable, values: Values | None = None) -> Any | None:
+        """The first row, or None."""
+        with translated():
+            return self._connection.execute(statement, values).first()
+
+    def scalar(self, statement: Executable, values: Values | None = None) -> Any:
+        """The first value of the first row, or None."""
+        with translated():
+            return self._connection.execute(statement, values).scalar()
+
+    def write(self, statement: Executable, values: Values | Sequence[Values] | None = None) -> int:
+        """How many rows were written; with a list of values the statement runs once for each, in one call."""
+        with translated():
+            return self._connection.execute(statement, values).rowcount
+
+    def insert(self, table: Table) -> Any:
+        """An INSERT of this database's own kind, which knows ON CONFLICT."""
+        if self.dialect == "sqlite":
+            from sqlalchemy.dialects import sqlite
+
+            return sqlite.insert(table).inline()
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table).inline()
+
+    def upsert(self, table: Table) -> Any:
+        """An INSERT that replaces the whole row of the same primary key."""
+        statement = self.insert(table)
+        changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+        return statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn errors of SQLAlchemy and its drivers into ours."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise translate(error) from error
+
+
+def translate(error: SQLAlchemyError) -> FermionError:
+    """Ours: OutsideUnavailable where the same call may succeed later, else OutsideBroken. Statements are not quoted."""
+    if isinstance(error, PoolTimeout):
+        return OutsideUnavailable("the database has no connection free; every one of the pool is in use", what="store")
+    if not isinstance(error, DBAPIError):
+        return OutsideBroken(f"the database cannot be used: {error}", what="store")
+    origin = error.orig
+    sentence = _sentence(origin)
+    if error.connection_invalidated or _is_passing(origin):
+        return OutsideUnavailable(f"the database does not answer: {sentence}", what="store")
+    if "no such table" in sentence or getattr(origin, "sqlstate", None) == "42P01":
+        return OutsideBroken(f"the database's schema is not this program's ({sentence}); migrate it", what="store")
+    return OutsideBroken(f"the database refuses: {sentence}", what="store")
+
+
+def _is_passing(origin: BaseException | None) -> bool:
+    if isinstance(origin, sqlite3.OperationalError):
+        code = getattr(origin, "sqlite_errorcode", None)  # absent where Python's own module raised it
+        return code is not None and (code & 0xFF) not in _SQLITE_BROKEN
+    if isinstance(origin, sqlite3.Error):
+        return False
+    state = getattr(origin, "sqlstate", None)
+    if state is None:  # psycopg: no answer came at all
+        return type(origin).__name__ in {"OperationalError", "ConnectionTimeout", "InterfaceError"}
+    return str(state).startswith(_POSTGRES_UNAVAILABLE)
+
+
+def _sentence(origin: BaseException | None) -> str:
+    lines = str(origin).strip().splitlines()
+    return lines[0] if lines else type(origin).__name__

@@ -1,0 +1,135 @@
+"""Decisions, events, metric points, spans and syncs in the database. Keeps ``ports.Records``.
+
+Decisions and events of a transaction are written together at its end. On Postgres the events take a lock just before
+the commit, so that their numbers become visible in order: a reader that goes on after the last number misses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Column, Table, bindparam, delete, insert, select, text
+
+from fermion.adapters.sql.codec import (
+    Values,
+    decision_of,
+    decision_values,
+    event_of,
+    event_values,
+    point_of,
+    point_values,
+    span_of,
+    span_values,
+    sync_of,
+    sync_values,
+)
+from fermion.adapters.sql.link import Link
+from fermion.adapters.sql.locks import lock_key
+from fermion.adapters.sql.tables import decisions, events, metric_points, spans, syncs
+from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, SyncRecord
+
+_DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
+_EVENTS = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq)
+_POINTS = (
+    select(metric_points)
+    .where(metric_points.c.job_id == bindparam("job"))
+    .order_by(metric_points.c.at, metric_points.c.attempt, metric_points.c.number, metric_points.c.name)
+)
+_SPANS = select(spans).where(spans.c.job_id == bindparam("job")).order_by(spans.c.started_at, spans.c.attempt)
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_AGES: dict[str, tuple[Table, Column[datetime]]] = {
+    "decisions": (decisions, decisions.c.decided_at),
+    "events": (events, events.c.at),
+    "points": (metric_points, metric_points.c.at),
+}
+
+
+class SqlRecords:
+    """What is only ever appended."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._decisions: list[Values] = []
+        self._events: list[Values] = []
+
+    def add_decision(self, decision: Decision) -> None:
+        """Written at the end of the transaction; one that is there already (by id) stays as it is."""
+        self._decisions.append(decision_values(decision))
+
+    def decisions(self, *, subject: str | None = None, kind: str | None = None, limit: int = 100) -> Sequence[Decision]:
+        """Newest first."""
+        self.flush()
+        query = _DECISIONS.limit(limit)
+        if subject is not None:
+            query = query.where(decisions.c.subject == subject)
+        if kind is not None:
+            query = query.where(decisions.c.kind == kind)
+        return [decision_of(row) for row in self._link.rows(query)]
+
+    def add_event(self, event: Event) -> None:
+        """Written at the end of the transaction."""
+        self._events.append(event_values(event))
+
+    def events(self, *, target: str | None = None, after: int = 0, limit: int = 100) -> Sequence[tuple[int, Event]]:
+        """Oldest first."""
+        self.flush()
+        query = _EVENTS.limit(limit) if target is None else _EVENTS.where(events.c.target == target).limit(limit)
+        return [(row.seq, event_of(row)) for row in self._link.rows(query, {"after": after})]
+
+    def add_points(self, points: Sequence[MetricPoint]) -> int:
+        """One statement for all."""
+        if not points:
+            return 0
+        statement = self._link.insert(metric_points).on_conflict_do_nothing()
+        return self._link.write(statement, [point_values(point) for point in points])
+
+    def points(self, job_id: str, *, kind: str | None = None, name: str | None = None) -> Sequence[MetricPoint]:
+        """By time, attempt and number."""
+        query = _POINTS if kind is None else _POINTS.where(metric_points.c.kind == kind)
+        query = query if name is None else query.where(metric_points.c.name == name)
+        return [point_of(row) for row in self._link.rows(query, {"job": job_id})]
+
+    def put_span(self, span: StageSpan) -> None:
+        """Upsert."""
+        self._link.write(self._link.upsert(spans), span_values(span))
+
+    def spans(self, job_id: str) -> Sequence[StageSpan]:
+        """By start."""
+        return [span_of(row) for row in self._link.rows(_SPANS, {"job": job_id})]
+
+    def put_sync(self, sync: SyncRecord) -> None:
+        """Upsert; one that ended before the one known is dropped."""
+        statement = self._link.insert(syncs)
+        changed = {key: statement.excluded[key] for key in ("started_at", "ended_at", "items", "error")}
+        newer = statement.excluded.ended_at >= syncs.c.ended_at
+        statement = statement.on_conflict_do_update(index_elements=["source"], set_=changed, where=newer)
+        self._link.write(statement, sync_values(sync))
+
+    def syncs(self) -> Sequence[SyncRecord]:
+        """By source."""
+        return [sync_of(row) for row in self._link.rows(select(syncs).order_by(syncs.c.source))]
+
+    def forget(self, *, before: datetime, kinds: Collection[str]) -> int:
+        """``kinds``: ``decisions``, ``events``, ``points``.
+
+        Raises:
+            ValueError: a kind that is none of these.
+        """
+        unknown = set(kinds) - set(_AGES)
+        if unknown:
+            raise ValueError(f"cannot forget {', '.join(sorted(unknown))}; only {', '.join(_AGES)}")
+        self.flush()
+        ages = [_AGES[kind] for kind in sorted(set(kinds))]
+        return sum(self._link.write(delete(table).where(age < before)) for table, age in ages)
+
+    def flush(self) -> None:
+        """Write what this transaction appended, each kind in one statement; the store calls it before the commit."""
+        if self._decisions:
+            rows, self._decisions = self._decisions, []
+            self._link.write(self._link.insert(decisions).on_conflict_do_nothing(index_elements=["id"]), rows)
+        if self._events:
+            rows, self._events = self._events, []
+            if self._link.dialect == "postgresql":
+                self._link.scalar(_LOCK, {"key": lock_key("events")})
+            self._link.write(insert(events), rows)

@@ -1,0 +1,204 @@
+"""The store on SQLite or Postgres. Keeps ``ports.Store``.
+
+It never retries by itself: a transaction's body belongs to the caller, who calls again. What it does is wait: for a lock,
+a free connection, a starting server, each at most ``PATIENCE_S``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, text
+
+from fermion.adapters.sql.bells import Bell, PostgresBell, SqliteBell
+from fermion.adapters.sql.catalog import SqlCatalog
+from fermion.adapters.sql.engines import PATIENCE_S, begin_mode, open_engine, parse_url
+from fermion.adapters.sql.jobs import SqlJobs
+from fermion.adapters.sql.leases import SqlLeases
+from fermion.adapters.sql.link import Link, translated
+from fermion.adapters.sql.locks import lock_key
+from fermion.adapters.sql.records import SqlRecords
+from fermion.adapters.sql.tables import REVISION, VERSION_TABLE
+from fermion.errors import OutsideBroken, OutsideUnavailable
+
+_log = logging.getLogger(__name__)
+
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+
+
+class SqlTransaction:
+    """The repositories of one transaction."""
+
+    def __init__(self, link: Link) -> None:
+        self.jobs = SqlJobs(link)
+        self.leases = SqlLeases(link)
+        self.catalog = SqlCatalog(link)
+        self.records = SqlRecords(link)
+
+    def flush(self) -> None:
+        """Write what the repositories kept for the end."""
+        self.leases.flush()
+        self.records.flush()
+
+
+class SqlStore:
+    """The platform's own database. Threads share one; after a fork the child opens connections of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = parse_url(url)
+        self._is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._start_afresh()
+        _stores.add(self)
+
+    def _start_afresh(self) -> None:
+        self._opening = threading.Lock()
+        # Threads of one process queue here in order; SQLite itself lets waiters sleep and poll, and starves some.
+        self._writing = threading.Lock()
+        self._engines: dict[bool, Engine] = {}
+        self._bell: Bell | None = None
+
+    def _engine(self, *, read_only: bool) -> Engine:
+        key = read_only and self._is_sqlite
+        with self._opening:
+            if key not in self._engines:
+                self._engines[key] = open_engine(self._url, read_only=key)
+            return self._engines[key]
+
+    # --- transactions -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def begin(self, *, exclusive: str | None = None) -> Iterator[SqlTransaction]:
+        """Raises OutsideUnavailable when the lock is not had within ``PATIENCE_S``."""
+        with self.linked(read_only=False) as link:
+            if exclusive is not None and not self._is_sqlite:
+                link.scalar(_LOCK, {"key": lock_key(exclusive)})
+            transaction = SqlTransaction(link)
+            yield transaction
+            transaction.flush()
+
+    @contextmanager
+    def read(self) -> Iterator[SqlTransaction]:
+        """One moment: a snapshot on both databases."""
+        with self.linked(read_only=True) as link:
+            yield SqlTransaction(link)
+
+    @contextmanager
+    def linked(self, *, read_only: bool) -> Iterator[Link]:
+        """A transaction for statements of this package's own."""
+        turn = nullcontext() if read_only else self._turn()
+        with turn, self._connected(read_only=read_only) as connection:
+            yield Link(connection, read_only=read_only)
+
+    @contextmanager
+    def _connected(self, *, read_only: bool) -> Iterator[Connection]:
+        with translated():
+            connection = self._engine(read_only=read_only).connect()
+        try:
+            with translated():
+                connection = connection.execution_options(**self._options(read_only=read_only))
+                transaction = connection.begin()
+            try:
+                yield connection
+            except BaseException:
+                with translated():
+                    transaction.rollback()
+                raise
+            with translated():
+                transaction.commit()
+        finally:
+            connection.close()
+
+    def _options(self, *, read_only: bool) -> dict[str, object]:
+        if self._is_sqlite:
+            return begin_mode("DEFERRED" if read_only else "IMMEDIATE")
+        return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True} if read_only else {}
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._is_sqlite:
+            yield
+            return
+        if not self._writing.acquire(timeout=PATIENCE_S):
+            raise OutsideUnavailable(
+                f"the database is locked: another transaction of this process writes for over {PATIENCE_S} s",
+                what="store",
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    # --- waking each other ------------------------------------------------------------------------------------------
+
+    def notify(self, topic: str, payload: str = "") -> None:
+        """Best effort: an outage is logged, because what it would tell is in the database anyway."""
+        try:
+            self._ringing().ring(topic, payload)
+        except OutsideUnavailable as error:
+            _log.warning("nobody could be told of %s: %s", topic, error)
+
+    def wait(self, topics: Collection[str], timeout: timedelta) -> str | None:
+        """What was notified since this store's last wait counts too, so that nothing is missed between two waits."""
+        return self._ringing().wait(frozenset(topics), timeout.total_seconds())
+
+    def _ringing(self) -> Bell:
+        engine = self._engine(read_only=False)
+        with self._opening:
+            if self._bell is None:
+                self._bell = SqliteBell(self) if self._is_sqlite else PostgresBell(engine)
+            return self._bell
+
+    # --- health -----------------------------------------------------------------------------------------------------
+
+    def check(self) -> str:
+        """As ``SQLite 3.40.1 at /srv/fermion.db, schema 0001``."""
+        version = "sqlite_version()" if self._is_sqlite else "current_setting('server_version')"
+        with self.linked(read_only=True) as link:
+            number = link.scalar(text(f"SELECT {version}"))
+        kind = "SQLite" if self._is_sqlite else "PostgreSQL"
+        name = f"{kind} {number} at {self._url.render_as_string(hide_password=True)}"
+        found = self._revision(name)
+        if found != REVISION:
+            raise OutsideUnavailable(
+                f"{name} has schema {found}; this program needs {REVISION}: {_MIGRATE}", what="store"
+            )
+        return f"{name}, schema {found}"
+
+    def _revision(self, name: str) -> str:
+        try:
+            with self.linked(read_only=True) as link:
+                return str(link.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}")))
+        except OutsideBroken as error:
+            raise OutsideUnavailable(f"{name} has no schema of this program: {_MIGRATE}", what="store") from error
+
+    def close(self) -> None:
+        """Close every connection; the next call opens new ones."""
+        with self._opening:
+            engines, bell = list(self._engines.values()), self._bell
+            self._engines, self._bell = {}, None
+        if bell is not None:
+            bell.close()
+        for engine in engines:
+            engine.dispose()
+
+
+_MIGRATE = "run its migrations (docs/state.md)."
+
+_stores: weakref.WeakSet[SqlStore] = weakref.WeakSet()
+_left_behind: list[object] = []
+
+
+def _after_fork() -> None:
+    """In the child: leave the parent's connections alone, unclosed (closing would end the parent's), and start afresh."""
+    for store in list(_stores):
+        _left_behind.append((store._engines, store._bell))
+        store._start_afresh()
+
+
+os.register_at_fork(after_in_child=_after_fork)
