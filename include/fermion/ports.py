@@ -19,6 +19,7 @@ from fermion.domain.jobs import Job, Phase
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.pools import Node
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
+from fermion.domain.report import Report
 from fermion.domain.workloads import Chunk, Grant, Seen, WorkloadSpec
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -185,6 +186,14 @@ class Records(Protocol):
 
     def syncs(self) -> Sequence[SyncRecord]:
         """The newest sync of each source."""
+        ...
+
+    def put_memory(self, key: str, payload: Mapping[str, object], *, now: datetime) -> None:
+        """Keep what one round of a repeated decision leaves to the next, replacing what was kept under the key."""
+        ...
+
+    def memory(self, key: str) -> Mapping[str, object] | None:
+        """What was kept under the key, or None."""
         ...
 
     def forget(self, *, before: datetime, kinds: Collection[str]) -> int:
@@ -461,6 +470,22 @@ class FormChoices(Protocol):
 
     def write(self, *, pools: Sequence[str], images: Sequence[str], datasets: Sequence[str]) -> None:
         """Replace them atomically; unchanged choices write nothing."""
+        ...
+
+
+class Reports(Protocol):
+    """Reports of ended jobs, each as a page for people and as JSON for programs. Belongs to no cluster."""
+
+    def write(self, report: Report) -> tuple[str, str]:
+        """Keep the report; the locations of its page and of its JSON. Each appears whole or not at all; repeated, it replaces."""
+        ...
+
+    def read(self, job_id: str) -> Report | None:
+        """The report of that job, or None when none was written.
+
+        Raises:
+            OutsideBroken: what lies there is not a report that this program can read.
+        """
         ...
 
 

@@ -17,10 +17,10 @@ from fermion.domain.pools import Pool
 from fermion.domain.progress import parse
 from fermion.domain.records import MetricPoint
 from fermion.domain.watching import Watched, decide, with_step
-from fermion.domain.workloads import Grant, Seen, Usage, WorkloadState, workload_name
+from fermion.domain.workloads import Seen, Usage, WorkloadState, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
-from fermion.usecases.admit import admit
+from fermion.usecases.admit import admit, leave_of
 from fermion.usecases.context import Context
 from fermion.usecases.moving import write_move
 from fermion.usecases.prepare import prepare
@@ -102,7 +102,7 @@ class Tender:
         lease = _lease_of(ctx, job)
         seen = driver.workloads.look(name)
         if seen.state is WorkloadState.SUSPENDED and lease is not None:
-            driver.workloads.resume(name, grant_of(lease, pools.get(job.spec.pool)))
+            driver.workloads.resume(name, leave_of(lease, pools.get(job.spec.pool)))
             seen = driver.workloads.look(name)
         job = self._read_progress(driver, job, name, whole=seen.state in GONE)
         if lease is not None:
@@ -210,14 +210,6 @@ def end_lease(ctx: Context, tx: Transaction, lease: Lease, seen: Seen | None, *,
         exit_at=record.exit_at if record and record.exec_at is not None else lease.exit_at,
     )
     return tx.leases.end(end(noted, LeasePhase.RELEASED, cause=cause, now=now))
-
-
-def grant_of(lease: Lease, pool: Pool | None) -> Grant:
-    """What the workload is told: its devices, and whether they are only declared."""
-    by_id = {device.id: device for node in (pool.nodes if pool else ()) for device in node.devices}
-    held = [by_id[name] for part in lease.slices for name in part.devices if name in by_id]
-    declared = not held or any(device.method == "declared" for device in held)
-    return Grant(token=lease.token, slices=lease.slices, devices_are_declared=declared)
 
 
 def usage_points(job: Job, usage: Usage) -> list[MetricPoint]:

@@ -1,0 +1,40 @@
+"""Say why a job is where it is, with the numbers of this moment."""
+
+from __future__ import annotations
+
+from fermion.domain.admission import decide
+from fermion.domain.jobs import IN_LINE, Job
+from fermion.domain.reasons import Explanation
+from fermion.usecases.admit import group_pools, take_snapshot
+from fermion.usecases.context import Context
+from fermion.usecases.moving import load
+
+
+def explain(ctx: Context, job_id: str) -> dict[str, object]:
+    """Reason, sentence and numbers, JSON-ready. For a job in line they are computed now; nothing is changed.
+
+    Raises:
+        NotFound: no such job.
+    """
+    with ctx.store.read() as tx:
+        job = load(tx, job_id)
+    explanation = _in_line(ctx, job) if job.phase in IN_LINE else job.explanation
+    return {
+        "job": job.id,
+        "status": str(job.status),
+        "phase": str(job.phase),
+        "reason": str(explanation.reason),
+        "message": explanation.message,
+        "numbers": dict(explanation.numbers),
+    }
+
+
+def _in_line(ctx: Context, job: Job) -> Explanation:
+    with ctx.store.begin() as tx:
+        groups = group_pools(ctx.pools(tx), {job.spec.pool})
+        now = ctx.clock.now()
+        for cohort, pools in groups.items():
+            ids = {pool.id for pool in pools}
+            line = [each for each in tx.jobs.find(phases=IN_LINE) if each.spec.pool in ids]
+            return decide(take_snapshot(ctx, tx, cohort, pools, line, now), now).explain(job.id)
+    return job.explanation
