@@ -33,6 +33,7 @@ with DAG(
     dag_id="train_model",
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,
     max_active_runs=500,
     max_active_tasks=500,
     params=train_form(),

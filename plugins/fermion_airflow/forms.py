@@ -84,9 +84,22 @@ def _resource_fields() -> dict[str, Param]:
             0, type="integer", minimum=-1000, maximum=1000, title="Priority", description="Higher goes first."
         ),
         "team": Param("default", type="string", title="Team", description="Whose quota it counts against."),
-        "memory_mib": Param(None, type=["null", "integer"], minimum=16, title="Memory (MiB)", description="Ended beyond it; empty: the default."),
-        "preemptible": Param(True, type="boolean", title="Preemptible", description="A higher priority may take its GPUs; it resumes later."),
-        "queue_timeout": Param(None, type=["null", "string"], title="Queue timeout", description="Such as 30m: gives up waiting after it."),
+        "memory_mib": Param(
+            None,
+            type=["null", "integer"],
+            minimum=16,
+            title="Memory (MiB)",
+            description="Ended beyond it; empty: the default.",
+        ),
+        "preemptible": Param(
+            True,
+            type="boolean",
+            title="Preemptible",
+            description="A higher priority may take its GPUs; it resumes later.",
+        ),
+        "queue_timeout": Param(
+            None, type=["null", "string"], title="Queue timeout", description="Such as 30m: gives up waiting after it."
+        ),
         "max_runtime": Param(
             None,
             type=["null", "string"],

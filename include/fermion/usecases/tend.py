@@ -89,7 +89,7 @@ class Tender:
         return job
 
     def _end_in_line(self, job: Job, move: Move) -> Job:
-        with self.ctx.store.begin(exclusive="admission") as tx:
+        with self.ctx.store.begin() as tx:
             moved = write_move(self.ctx, tx, job, move)
         if moved is None:
             return job

@@ -20,8 +20,8 @@ ATTEMPTS_AT_ONCE = timedelta(seconds=3)
 """How long ``wait_for_gpus`` polls before it defers: a deferral costs a second or two, most grants come sooner."""
 
 
-class JobOperator(BaseOperator):
-    """A task about the job of its run. Subclasses say what to do in ``work``; errors become Airflow's here, once."""
+class PlatformOperator(BaseOperator):
+    """A task that calls the platform. Subclasses say what to do in ``work``; errors become Airflow's here, once."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("do_xcom_push", False)
@@ -40,6 +40,10 @@ class JobOperator(BaseOperator):
     def work(self, platform: Platform, context: Mapping[str, Any]) -> Any:
         """The task's verb."""
         raise NotImplementedError
+
+
+class JobOperator(PlatformOperator):
+    """A task about the job of its run."""
 
     def job_of(self, platform: Platform, context: Mapping[str, Any]) -> Job:
         """The job that this run carries.
