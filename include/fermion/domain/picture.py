@@ -1,0 +1,211 @@
+"""The working picture of one round: what is free, held and promised while the line is walked. Never stored.
+
+``book`` counts what is held; ``promised`` counts what is promised to jobs earlier in line as well. Work that is gone
+before every promise begins is checked against the first, all other work against both.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from fermion.domain import preemption
+from fermion.domain.book import Book
+from fermion.domain.leases import Lease
+from fermion.domain.limits import never_fits
+from fermion.domain.line import Reservation, ReservedFor, Waiting
+from fermion.domain.placement import Claim, NodeRoom, Room
+from fermion.domain.problems import Problem
+from fermion.domain.reservations import reserve
+from fermion.domain.snapshots import Grant, Preemption, Snapshot
+
+
+class Picture:
+    """The pools, leases and promises of one round, changed as the line is walked."""
+
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+        self.now = now
+        self.pools = {pool.id: pool for pool in sorted(snapshot.pools, key=lambda pool: pool.id)}
+        self.leases = sorted((lease for lease in snapshot.leases if lease.is_live), key=lambda lease: lease.id)
+        of_pool: defaultdict[str, list[Lease]] = defaultdict(list)
+        for lease in self.leases:
+            of_pool[lease.pool].append(lease)
+        self.rooms = {pool.id: Room(pool, of_pool[pool.id]) for pool in self.pools.values()}
+        self.book = Book(self.pools.values(), self.leases, snapshot.spent, now)
+        self.promised = self.book
+        self.grants: dict[str, Grant] = {}
+        self.preemptions: dict[str, Preemption] = {}
+        self.reservations: dict[str, Reservation] = {}
+        self._kept = {reservation.job_id: reservation for reservation in snapshot.reservations}
+        self._ending: defaultdict[str, list[Lease]] = defaultdict(list)
+        for lease in self.leases:
+            if lease.id in snapshot.ending:
+                self._ending[snapshot.ending[lease.id]].append(lease)
+        self._asked_to_end = set(snapshot.ending)
+        self._promised_at: list[datetime | None] = []
+        self._headed: set[str] = set()
+        self._cannot_start: set[object] = set()
+        self._cannot_preempt: set[object] = set()
+        self._problems: dict[object, list[Problem]] = {}
+        self._candidates: dict[int, list[Lease]] = {}
+        self._lowest = self._lowest_preemptible()
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def problems(self, job: Waiting) -> list[Problem]:
+        """Why the job could never start in its pool; empty when it could."""
+        key = (*_kind(job), job.owner)
+        if key not in self._problems:
+            self._problems[key] = never_fits(job, self.pools[job.pool], excluded_nodes=job.excluded_nodes)
+        return self._problems[key]
+
+    def where(self, job: Waiting) -> Sequence[NodeRoom] | None:
+        """The nodes on which the job may start now, or None."""
+        ends_by = job.ends_by(self.now)
+        if not self.book.admits(job) or self.problems(job):
+            return None
+        if self._delays_a_promise(ends_by) and not self.promised.admits(job):
+            return None
+        return self.rooms[job.pool].find(job, ends_by=ends_by)
+
+    def victims_of(self, job_id: str) -> list[str]:
+        """Ids of the leases asked to end for that job, now or earlier."""
+        earlier = [lease.id for lease in self._ending.get(job_id, ())]
+        return earlier + list(self.preemptions[job_id].lease_ids if job_id in self.preemptions else ())
+
+    # --- moves ------------------------------------------------------------------------------------------------------
+
+    def start(self, job: Waiting) -> bool:
+        """Grant the job what it asks for if it may start now."""
+        kind = (*_kind(job), job.owner)
+        if kind in self._cannot_start:
+            return False
+        nodes = self.where(job)
+        if nodes is None:
+            self._cannot_start.add(kind)
+            return False
+        ends_by = job.ends_by(self.now)
+        slices = self.rooms[job.pool].take(nodes, job.gpus_per_node, ends_by=ends_by)
+        self.book.take(job)
+        if self.promised is not self.book:
+            self.promised.take(job)
+        self.grants[job.job_id] = Grant(job_id=job.job_id, pool=job.pool, slices=slices, ends_by=ends_by)
+        return True
+
+    def hold(self, job: Waiting) -> None:
+        """Take from lower priorities for a job that cannot start, or reserve for it, where it may have that."""
+        can_preempt = self._may_preempt(job)
+        can_reserve = self._may_reserve(job)
+        if not (can_preempt or can_reserve) or self.problems(job):
+            return
+        if can_preempt and self._preempt(job):
+            return
+        if can_reserve and self.book.over_limit(job) is None:
+            self._reserve(job)
+
+    def _may_preempt(self, job: Waiting) -> bool:
+        if job.job_id in self._ending:
+            return True
+        return (
+            self.pools[job.pool].policy.preemption
+            and self._lowest is not None
+            and self._lowest < job.priority
+            and (*_kind(job), job.owner, job.priority) not in self._cannot_preempt
+        )
+
+    def _may_reserve(self, job: Waiting) -> bool:
+        return job.pool not in self._headed and self.now - job.queued_at >= self.pools[job.pool].policy.head_grace
+
+    def _preempt(self, job: Waiting) -> bool:
+        ending = self._ending.get(job.job_id, [])
+        victims = self._victims(job.priority) if self.pools[job.pool].policy.preemption else []
+        plan = preemption.plan(job, room=self.rooms[job.pool], book=self.promised, victims=victims, ending=ending)
+        if plan is None:
+            self._cannot_preempt.add((*_kind(job), job.owner, job.priority))
+            return False
+        if plan.victims:
+            self._ask_to_end(job, plan.victims)
+        gone = (*ending, *plan.victims)
+        self._promise(
+            job,
+            Reservation(
+                job_id=job.job_id,
+                pool=job.pool,
+                nodes=plan.nodes,
+                gpus_per_node=job.gpus_per_node,
+                starts_by=None,
+                made_at=self._kept[job.job_id].made_at if job.job_id in self._kept else self.now,
+                why=ReservedFor.PREEMPTION,
+            ),
+            gone,
+        )
+        return True
+
+    def _ask_to_end(self, job: Waiting, victims: Sequence[Lease]) -> None:
+        gpus = sum(lease.gpus for lease in victims)
+        highest = max(lease.priority for lease in victims)
+        self.preemptions[job.job_id] = Preemption(
+            job_id=job.job_id,
+            pool=job.pool,
+            lease_ids=tuple(lease.id for lease in victims),
+            why=f"job {job.job_id!r} of priority {job.priority} needs {job.gpus} GPUs of pool {job.pool!r};"
+            f" {len(victims)} preemptible lease{'s' * (len(victims) != 1)} of priority {highest} or lower give {gpus}",
+        )
+        self._asked_to_end.update(lease.id for lease in victims)
+        self._candidates.clear()
+        self._lowest = self._lowest_preemptible()
+
+    def _reserve(self, job: Waiting) -> None:
+        reservation = reserve(
+            job,
+            room=self.rooms[job.pool],
+            book=self.promised,
+            leases=self.leases,
+            now=self.now,
+            kept=self._kept.get(job.job_id),
+        )
+        if reservation is not None:
+            self._headed.add(job.pool)
+            self._promise(job, reservation, ())
+
+    def _promise(self, job: Waiting, reservation: Reservation, gone: Sequence[Lease]) -> None:
+        """Keep the reserved GPUs, and the quota for them, from whoever comes later in line."""
+        room = self.rooms[job.pool]
+        for name in reservation.nodes:
+            coming = sum(len(part.devices) for lease in gone for part in lease.slices if part.node == name)
+            room.by_name[name].claims.append(Claim(job.gpus_per_node, reservation.starts_by, coming))
+        self.reservations[job.job_id] = reservation
+        self._promised_at.append(reservation.starts_by)
+        if self.promised is self.book:
+            self.promised = self.book.copy()
+        for lease in gone:
+            self.promised.give_back(lease)
+        self.promised.take(job)
+
+    def _delays_a_promise(self, ends_by: datetime | None) -> bool:
+        return any(at is None or ends_by is None or ends_by > at for at in self._promised_at)
+
+    def _victims(self, priority: int) -> list[Lease]:
+        if priority not in self._candidates:
+            self._candidates[priority] = preemption.candidates(
+                self._preemptible(), priority=priority, spared=self._asked_to_end
+            )
+        return self._candidates[priority]
+
+    def _preemptible(self) -> list[Lease]:
+        return [
+            lease
+            for lease in self.leases
+            if lease.preemptible and lease.pool in self.pools and self.pools[lease.pool].policy.preemption
+        ]
+
+    def _lowest_preemptible(self) -> int | None:
+        return min(
+            (lease.priority for lease in self._preemptible() if lease.id not in self._asked_to_end), default=None
+        )
+
+
+def _kind(job: Waiting) -> tuple[str, str, int, int, timedelta | None, tuple[str, ...]]:
+    """Jobs of one kind and owner fare alike at one point of the line: what one cannot start, the next cannot either."""
+    return job.pool, job.team, job.nodes, job.gpus_per_node, job.max_runtime, job.excluded_nodes
