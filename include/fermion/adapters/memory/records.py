@@ -92,6 +92,15 @@ class MemoryRecords:
         stored = self._draft.see("syncs")
         return [stored[key] for key in sorted(stored)]
 
+    def put_memory(self, key: str, payload: Mapping[str, object], *, now: datetime) -> None:
+        """Replaced whole."""
+        self._draft.write("memories")[key] = as_json(payload)
+
+    def memory(self, key: str) -> Mapping[str, object] | None:
+        """By its key."""
+        found: Mapping[str, object] | None = self._draft.see("memories").get(key)
+        return found
+
     def forget(self, *, before: datetime, kinds: Collection[str]) -> int:
         """``kinds``: ``decisions``, ``events``, ``points``.
 

@@ -36,6 +36,7 @@ class Tables:
     points: Mapping[PointKey, MetricPoint] = field(default_factory=dict)
     spans: Mapping[tuple[str, int, str], StageSpan] = field(default_factory=dict)
     syncs: Mapping[str, SyncRecord] = field(default_factory=dict)
+    memories: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     counters: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -60,6 +60,7 @@ def job_values(job: Job) -> Values:
         "ended_at": job.ended_at,
         "stop_requested_at": job.stop_requested_at,
         "stop_requested_by": job.stop_requested_by,
+        "preempted_for": job.preempted_for,
         "model_version": job.model_version,
         "restart_of": job.restart_of,
     }
@@ -83,6 +84,7 @@ def job_of(row: Any) -> Job:
         ended_at=row.ended_at,
         stop_requested_at=row.stop_requested_at,
         stop_requested_by=row.stop_requested_by,
+        preempted_for=row.preempted_for,
         excluded_nodes=tuple(row.excluded_nodes),
         model_version=row.model_version,
         restart_of=row.restart_of,
@@ -131,7 +133,13 @@ def _pins_values(pins: Pins) -> Values:
 
 def _progress_values(progress: Progress) -> Values:
     at = None if progress.at is None else progress.at.astimezone(UTC).isoformat()
-    return {"percent": progress.percent, "epoch": progress.epoch, "epochs": progress.epochs, "at": at}
+    return {
+        "percent": progress.percent,
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+        "at": at,
+        "usual_step_s": _seconds(progress.usual_step),
+    }
 
 
 def _progress_of(values: Values) -> Progress:
@@ -141,6 +149,7 @@ def _progress_of(values: Values) -> Progress:
         epoch=values.get("epoch"),
         epochs=values.get("epochs"),
         at=None if at is None else datetime.fromisoformat(at),
+        usual_step=_duration(values.get("usual_step_s")),
     )
 
 

@@ -6,7 +6,7 @@ the commit, so that their numbers become visible in order: a reader that goes on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Column, Table, bindparam, delete, insert, select, text
@@ -26,7 +26,7 @@ from fermion.adapters.sql.codec import (
 )
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.locks import lock_key
-from fermion.adapters.sql.tables import decisions, events, metric_points, spans, syncs
+from fermion.adapters.sql.tables import decisions, events, memories, metric_points, spans, syncs
 from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, SyncRecord
 
 _DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
@@ -109,6 +109,15 @@ class SqlRecords:
     def syncs(self) -> Sequence[SyncRecord]:
         """By source."""
         return [sync_of(row) for row in self._link.rows(select(syncs).order_by(syncs.c.source))]
+
+    def put_memory(self, key: str, payload: Mapping[str, object], *, now: datetime) -> None:
+        """Upsert."""
+        self._link.write(self._link.upsert(memories), {"key": key, "payload": dict(payload), "kept_at": now})
+
+    def memory(self, key: str) -> Mapping[str, object] | None:
+        """By its key."""
+        found: Mapping[str, object] | None = self._link.scalar(select(memories.c.payload).where(memories.c.key == key))
+        return found
 
     def forget(self, *, before: datetime, kinds: Collection[str]) -> int:
         """``kinds``: ``decisions``, ``events``, ``points``.

@@ -127,6 +127,7 @@ jobs = Table(
     Column("ended_at", UtcTime),
     Column("stop_requested_at", UtcTime),
     Column("stop_requested_by", Words),
+    Column("preempted_for", Text),
     Column("model_version", Integer),
     Column("restart_of", Text),
     UniqueConstraint("dag_id", "run_id"),
@@ -322,6 +323,14 @@ syncs = Table(
     Column("ended_at", UtcTime, nullable=False),
     Column("items", Integer, nullable=False),
     Column("error", Words),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("payload", _JSON, nullable=False),
+    Column("kept_at", UtcTime, nullable=False),
 )
 
 counters = Table(

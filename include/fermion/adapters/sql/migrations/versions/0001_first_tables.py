@@ -51,6 +51,7 @@ def _make_jobs() -> None:
         sa.Column("ended_at", _TIME),
         sa.Column("stop_requested_at", _TIME),
         sa.Column("stop_requested_by", sa.Text),
+        sa.Column("preempted_for", sa.Text),
         sa.Column("model_version", sa.Integer),
         sa.Column("restart_of", sa.Text),
         sa.PrimaryKeyConstraint("seq", name="pk_jobs"),
@@ -258,6 +259,13 @@ def _make_spans_and_syncs() -> None:
         sa.Column("items", sa.Integer, nullable=False),
         sa.Column("error", sa.Text),
         sa.PrimaryKeyConstraint("source", name="pk_syncs"),
+    )
+    op.create_table(
+        "memories",
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("payload", sa.JSON, nullable=False),
+        sa.Column("kept_at", _TIME, nullable=False),
+        sa.PrimaryKeyConstraint("key", name="pk_memories"),
     )
 
 
