@@ -204,10 +204,25 @@ class Records(Protocol):
 class Transaction(Protocol):
     """One atomic unit of work; leaves with a commit, or with a rollback when an exception passes through."""
 
-    jobs: Jobs
-    leases: Leases
-    catalog: Catalog
-    records: Records
+    @property
+    def jobs(self) -> Jobs:
+        """Training jobs."""
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Leases and the ledger."""
+        ...
+
+    @property
+    def catalog(self) -> Catalog:
+        """What was synced or registered."""
+        ...
+
+    @property
+    def records(self) -> Records:
+        """What is only ever appended."""
+        ...
 
 
 class Store(Protocol):
@@ -422,13 +437,40 @@ class Space(Protocol):
 class Driver(Protocol):
     """One cluster: the ports that must come from the same hand."""
 
-    kind: str
-    nodes: Nodes
-    images: Images
-    datasets: Datasets
-    code: Code
-    workloads: Workloads
-    space: Space
+    @property
+    def kind(self) -> str:
+        """``process``, ``docker``, ``kubernetes`` or ``karmada``."""
+        ...
+
+    @property
+    def nodes(self) -> Nodes:
+        """Its machines."""
+        ...
+
+    @property
+    def images(self) -> Images:
+        """What trainings run in."""
+        ...
+
+    @property
+    def datasets(self) -> Datasets:
+        """Staging of datasets."""
+        ...
+
+    @property
+    def code(self) -> Code:
+        """Training code."""
+        ...
+
+    @property
+    def workloads(self) -> Workloads:
+        """What runs."""
+        ...
+
+    @property
+    def space(self) -> Space:
+        """Per-job places."""
+        ...
 
 
 # --- beyond clusters ------------------------------------------------------------------------------------------------
@@ -517,5 +559,3 @@ class Runs(Protocol):
     def fail_task(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark one unfinished task failed (never the run: its teardowns must still run)."""
         ...
-
-
