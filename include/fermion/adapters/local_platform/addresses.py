@@ -1,0 +1,116 @@
+"""TCP ports of the embedded installation: chosen once, kept over restarts, changed only when somebody else has them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from fermion.errors import Conflict
+
+DEFAULT_HTTP = 8080
+DEFAULT_POSTGRES = 25432
+TRIES = 100
+"""How many ports upwards are looked at before giving up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Loopback ports of one installation."""
+
+    http: int
+    postgres: int
+
+    @property
+    def url(self) -> str:
+        """Where the pages and the API are."""
+        return f"http://127.0.0.1:{self.http}"
+
+
+def choose(
+    *, wanted_http: int | None, kept: Addresses | None, is_free: Callable[[int], bool]
+) -> tuple[Addresses, str | None]:
+    """The ports to use now, and a sentence when the page's port is not the one that was to be expected.
+
+    1. ``wanted_http``, when given, is used or refused. 2. What was kept is used again while it is free.
+    3. Otherwise the first free port from the default upwards.
+
+    Raises:
+        Conflict: ``wanted_http`` is taken, or no port of the range is free.
+    """
+    postgres = _first_free(kept.postgres if kept else DEFAULT_POSTGRES, is_free)
+    if wanted_http is not None:
+        if not is_free(wanted_http):
+            raise Conflict(
+                f"FERMION_PORT={wanted_http} is taken{holder_of(wanted_http)}; "
+                "stop that program, name another port, or leave FERMION_PORT unset to get the next free one",
+                what="port",
+            )
+        return Addresses(http=wanted_http, postgres=postgres), None
+    expected = kept.http if kept else DEFAULT_HTTP
+    http = _first_free(expected, is_free)
+    note = None
+    if http != expected:
+        note = (
+            f"port {expected} is taken{holder_of(expected)}; using {http} instead "
+            f"(FERMION_PORT=<port> chooses another one)"
+        )
+    return Addresses(http=http, postgres=postgres), note
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on that port of the loopback interface now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def read(path: Path) -> Addresses | None:
+    """The kept ports; None when there are none, or none that can be read."""
+    try:
+        kept = json.loads(path.read_text())
+        return Addresses(http=int(kept["http"]), postgres=int(kept["postgres"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write(path: Path, addresses: Addresses) -> None:
+    """Keep them."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({**asdict(addresses), "url": addresses.url}) + "\n")
+    new.replace(path)
+
+
+def holder_of(port: int) -> str:
+    """``" by nginx (pid 12)"`` where the machine tells who listens there, else an empty string."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr
+                and connection.laddr.port == port
+                and connection.pid
+            ):
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _first_free(start: int, is_free: Callable[[int], bool]) -> int:
+    for port in range(start, min(start + TRIES, 65536)):
+        if is_free(port):
+            return port
+    raise Conflict(
+        f"none of the ports {start} to {start + TRIES - 1} is free; name a free one with FERMION_PORT=<port>",
+        what="port",
+    )

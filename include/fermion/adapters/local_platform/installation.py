@@ -1,0 +1,363 @@
+"""Bring the embedded installation up, take it down, forget it, say how it is.
+
+``up`` may be called at any time, from several terminals at once, and after a kill of anything: it looks at what is
+there and adds what is missing. Trainings are not its business; they outlive every program and are found again by the sync.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+
+from fermion.adapters.local_platform import addresses as ports
+from fermion.adapters.local_platform import health, processes
+from fermion.adapters.local_platform.addresses import Addresses
+from fermion.adapters.local_platform.keys import Keys, keep_keys
+from fermion.adapters.local_platform.layout import Layout
+from fermion.adapters.local_platform.locking import exclusive
+from fermion.adapters.local_platform.postgres import EmbeddedPostgres
+from fermion.adapters.local_platform.programs import AIRFLOW, POSTGRES, environment, programs, render
+from fermion.adapters.local_platform.supervision import ProgramState, Supervisor
+from fermion.errors import Conflict, FermionError, OutsideUnavailable
+
+Say = Callable[[str], None]
+"""Told what is going on, one short sentence at a time."""
+
+UP_WITHIN = timedelta(seconds=150)
+DATABASE_WITHIN = timedelta(seconds=30)
+DAGS_WITHIN = timedelta(seconds=45)
+STOP_WITHIN = timedelta(seconds=20)
+WORKLOAD_GRACE_S = 10.0
+FAILED_STARTS = 3
+"""So many starts of one program within one ``up``: it will not come."""
+
+LOG_LINES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class UpResult:
+    """How ``up`` ended. ``import_errors``: DAG file to the last line of its traceback."""
+
+    url: str
+    user: str
+    password_file: Path
+    started: bool
+    seconds: float
+    notes: Sequence[str]
+    import_errors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DownResult:
+    """What ``down`` found and ended."""
+
+    was_up: bool
+    workloads: int
+    leftovers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the installation is. ``programs`` is empty when no supervisor runs; ``problems`` is empty when all is well."""
+
+    url: str | None
+    programs: Sequence[ProgramState]
+    problems: Sequence[str]
+    workloads: Sequence[str]
+
+
+class LocalPlatform:
+    """The embedded installation under one state folder.
+
+    ``caller`` is the environment of whoever asks. ``migrate`` brings the platform's own database (a URL) up to date.
+    """
+
+    def __init__(self, layout: Layout, *, caller: Mapping[str, str], migrate: Callable[[str], object]) -> None:
+        self._layout = layout
+        self._caller = caller
+        self._migrate = migrate
+        self._supervisor = Supervisor(layout)
+
+    def up(self, *, port: int | None = None, say: Say = lambda _: None) -> UpResult:
+        """Start what does not run and return once all is healthy.
+
+        Raises:
+            Conflict: ``port`` is taken, or the database is not ours.
+            OutsideUnavailable: something did not come up in time; the message ends with that program's last log lines.
+        """
+        began = time.monotonic()
+        self._layout.state.mkdir(parents=True, exist_ok=True)
+        with exclusive(self._layout.lock, timeout=UP_WITHIN + STOP_WITHIN):
+            self._layout.make_folders()
+            keys = keep_keys(self._layout.secrets)
+            notes: list[str] = []
+            kept = self._healthy(keys)
+            if kept is None:
+                kept = self._bring_up(keys, port=port, say=say, notes=notes)
+                started = True
+            else:
+                started = False
+                if port is not None and port != kept.http:
+                    notes.append(
+                        f"it is up on port {kept.http}; to change it: FERMION_PORT={port} after `fermion down`"
+                    )
+            errors = self._wait_for_dags(kept, keys)
+        return UpResult(
+            url=kept.url,
+            user="admin",
+            password_file=self._layout.secrets / "passwords.json",
+            started=started,
+            seconds=time.monotonic() - began,
+            notes=notes,
+            import_errors=errors,
+        )
+
+    def down(self, *, say: Say = lambda _: None) -> DownResult:
+        """Stop every process of the installation, running trainings included. Fine when nothing runs."""
+        if not self._layout.mark.exists():
+            return DownResult(was_up=False, workloads=0, leftovers=0)
+        with exclusive(self._layout.lock, timeout=UP_WITHIN + STOP_WITHIN):
+            return self._take_down(say)
+
+    def clean(self, *, say: Say = lambda _: None) -> bool:
+        """Stop everything and delete the state folder; False when there was none.
+
+        Raises:
+            Conflict: the folder was not made by ``up``.
+        """
+        state = self._layout.state
+        if not state.exists():
+            return False
+        if not self._layout.mark.exists() and any(state.iterdir()):
+            raise Conflict(
+                f"{state} was not made by `fermion up`; delete it yourself if that is right", what="state folder"
+            )
+        with exclusive(self._layout.lock, timeout=UP_WITHIN + STOP_WITHIN):
+            self._take_down(say)
+            if self._layout.postgres.is_symlink():
+                shutil.rmtree(self._layout.postgres.resolve().parent, ignore_errors=True)
+            _delete(state)
+        return True
+
+    def status(self) -> Status:
+        """How everything is now. Starts and stops nothing."""
+        states = self._supervisor.states() or ()
+        found = processes.find(self._layout)
+        if not states:
+            left = (
+                [f"{len(found.programs)} processes run without their supervisor; `fermion up`"]
+                if found.programs
+                else []
+            )
+            return Status(url=None, programs=(), problems=left, workloads=sorted(found.workload_names))
+        addresses = ports.read(self._layout.ports_file)
+        problems = [f"{state.name} is {state.state}" for state in states if not state.lives]
+        if addresses:
+            api = health.AirflowApi(addresses.url, user="", password="")
+            problems += health.problems(api.health(), since=None)
+        return Status(
+            url=addresses.url if addresses else None,
+            programs=states,
+            problems=problems,
+            workloads=sorted(found.workload_names),
+        )
+
+    def _healthy(self, keys: Keys) -> Addresses | None:
+        """Where it is, when everything is up and well already."""
+        states = self._supervisor.states()
+        addresses = ports.read(self._layout.ports_file)
+        if not states or addresses is None or not all(state.lives for state in states):
+            return None
+        api = health.AirflowApi(addresses.url, user="admin", password=keys.passwords["admin"])
+        return None if health.problems(api.health(), since=None) else addresses
+
+    def _bring_up(self, keys: Keys, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
+        since = datetime.now(UTC).replace(microsecond=0)
+        addresses = ports.read(self._layout.ports_file) if self._supervisor.states() is not None else None
+        if addresses is None:
+            addresses = self._start_supervisor(keys, port=port, say=say, notes=notes)
+        postgres = self._postgres(keys, addresses)
+        self._supervisor.start_program(POSTGRES)
+        if not postgres.wait(DATABASE_WITHIN):
+            raise self._failure(POSTGRES, f"does not take connections on port {addresses.postgres}")
+        postgres.make_databases()
+        self._migrate_both(keys, addresses, postgres, say)
+        running = {state.name for state in self._supervisor.states() or () if state.lives}
+        for name in AIRFLOW:
+            self._supervisor.start_program(name)
+        say("waiting for Airflow")
+        self._wait_until_healthy(addresses, since=None if running >= set(AIRFLOW) else since)
+        return addresses
+
+    def _start_supervisor(self, keys: Keys, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
+        layout = self._layout
+        left = processes.find(layout).programs
+        if left:
+            say(f"ending {len(left)} processes of a run that did not end well")
+            processes.end(left, grace_s=3)
+        addresses, note = ports.choose(wanted_http=port, kept=ports.read(layout.ports_file), is_free=ports.is_free)
+        if note:
+            notes.append(note)
+            say(note)
+        ports.write(layout.ports_file, addresses)
+        postgres = self._postgres(keys, addresses)
+        if not layout.postgres.exists():
+            say("making the database")
+        account = postgres.prepare()
+        _write_private(layout.database_url_file, postgres.url("fermion", scheme="postgresql+psycopg"))
+        layout.airflow_url_file.write_text(addresses.url + "\n")
+        configuration = render(layout, programs(layout, postgres, account), socket=self._supervisor.socket)
+        say("starting the supervisor")
+        self._supervisor.start(configuration, environment(layout, keys, addresses, postgres, caller=self._caller))
+        return addresses
+
+    def _migrate_both(self, keys: Keys, addresses: Addresses, postgres: EmbeddedPostgres, say: Say) -> None:
+        """Airflow's database and our own, side by side; Airflow's only when its programs have changed since."""
+        failed: list[FermionError] = []
+        own = threading.Thread(target=self._migrate_own, args=(postgres, failed))
+        own.start()
+        try:
+            wanted = airflow_fingerprint()
+            if postgres.mark_of("airflow") != wanted:
+                say("migrating Airflow's database")
+                self._migrate_airflow(keys, addresses, postgres)
+                postgres.set_mark("airflow", wanted)
+        finally:
+            own.join()
+        if failed:
+            raise failed[0]
+
+    def _migrate_own(self, postgres: EmbeddedPostgres, failed: list[FermionError]) -> None:
+        try:
+            self._migrate(postgres.url("fermion", scheme="postgresql+psycopg"))
+        except FermionError as error:
+            failed.append(error)
+
+    def _migrate_airflow(self, keys: Keys, addresses: Addresses, postgres: EmbeddedPostgres) -> None:
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "airflow"), "db", "migrate"],
+            env=environment(self._layout, keys, addresses, postgres, caller=self._caller),
+            cwd=self._layout.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=UP_WITHIN.total_seconds(),
+            check=False,
+        )
+        (self._layout.logs / "migrate.log").write_text(done.stdout)
+        if done.returncode:
+            last = "\n".join(done.stdout.strip().splitlines()[-LOG_LINES:])
+            raise OutsideUnavailable(
+                f"`airflow db migrate` failed with exit code {done.returncode}:\n{last}", what="airflow"
+            )
+
+    def _wait_until_healthy(self, addresses: Addresses, *, since: datetime | None) -> None:
+        api = health.AirflowApi(addresses.url, user="", password="")
+        deadline = time.monotonic() + UP_WITHIN.total_seconds()
+        starts: dict[str, set[int]] = {}
+        while True:
+            for state in self._supervisor.states() or ():
+                starts.setdefault(state.name, set()).add(state.started_at)
+                if state.state == "FATAL" or len(starts[state.name]) > FAILED_STARTS:
+                    raise self._failure(state.name, f"ended {FAILED_STARTS} times in a row")
+            problems = health.problems(api.health(), since=since)
+            if not problems:
+                return
+            if time.monotonic() > deadline:
+                raise self._failure(_culprit(problems), f"is not healthy: {'; '.join(problems)}")
+            time.sleep(0.25)
+
+    def _wait_for_dags(self, addresses: Addresses, keys: Keys) -> Mapping[str, str]:
+        """Import errors by file, once every file in the DAG folder was read."""
+        api = health.AirflowApi(addresses.url, user="admin", password=keys.passwords["admin"])
+        files = {path.name for path in self._layout.dags.glob("*.py")}
+        deadline = time.monotonic() + DAGS_WITHIN.total_seconds()
+        while True:
+            dags, errors = api.dags(), api.import_errors()
+            if dags is not None and errors is not None:
+                missing = health.unread(files, dags=dags, errors=errors)
+                if not missing:
+                    return {file: trace.strip().splitlines()[-1] for file, trace in errors.items() if trace.strip()}
+            else:
+                missing = ["(the API server does not list them)"]
+            if time.monotonic() > deadline:
+                raise self._failure("dag-processor", f"did not read these DAG files in time: {', '.join(missing)}")
+            time.sleep(0.25)
+
+    def _take_down(self, say: Say) -> DownResult:
+        states = self._supervisor.states()
+        if states is not None:
+            say("stopping the programs")
+            self._stop_airflow()
+        found = processes.find(self._layout)
+        if found.workload_names:
+            say(f"ending {len(found.workload_names)} running trainings")
+            processes.end(found.workloads, grace_s=WORKLOAD_GRACE_S)
+        if states is not None:
+            self._supervisor.shutdown(STOP_WITHIN + timedelta(seconds=20))
+        left = processes.find(self._layout)
+        processes.end([*left.programs, *left.workloads], grace_s=3)
+        self._supervisor.forget()
+        return DownResult(was_up=states is not None, workloads=len(found.workload_names), leftovers=len(left.programs))
+
+    def _stop_airflow(self) -> None:
+        """All at the same time; the supervisor by itself would stop one after the other."""
+        for name in AIRFLOW:
+            self._supervisor.stop_program(name)
+        deadline = time.monotonic() + STOP_WITHIN.total_seconds()
+        while time.monotonic() < deadline:
+            states = self._supervisor.states() or ()
+            if not any(state.pid for state in states if state.name in AIRFLOW):
+                return
+            time.sleep(0.1)
+
+    def _postgres(self, keys: Keys, addresses: Addresses) -> EmbeddedPostgres:
+        return EmbeddedPostgres(data=self._layout.postgres, keys=keys, port=addresses.postgres)
+
+    def _failure(self, program: str, what: str) -> OutsideUnavailable:
+        log = self._layout.logs / f"{program}.log"
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:] if log.exists() else ["(it wrote nothing)"]
+        text = "\n".join(f"    {line}" for line in lines)
+        return OutsideUnavailable(
+            f"{program} {what}\n  last lines of {log}:\n{text}\n"
+            "  `fermion ps` shows the programs; `fermion down` stops them all",
+            what=program,
+        )
+
+
+def airflow_fingerprint() -> str:
+    """Changes whenever another version of Airflow or of a package that adds to its database is installed."""
+    names = ("apache-airflow", "apache-airflow-core", "apache-airflow-providers-standard")
+    versions = " ".join(f"{name}=={metadata.version(name)}" for name in names)
+    return f"migrated for {versions} ({hashlib.sha256(versions.encode()).hexdigest()[:8]})"
+
+
+def _culprit(problems: Sequence[str]) -> str:
+    for program, word in (("scheduler", "scheduler"), ("dag-processor", "dag processor"), ("triggerer", "triggerer")):
+        if any(word in problem for problem in problems):
+            return program
+    return "api-server"
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text + "\n")
+
+
+def _delete(folder: Path) -> None:
+    """Also what was staged read-only."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+    shutil.rmtree(folder)

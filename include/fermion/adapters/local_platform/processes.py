@@ -1,0 +1,99 @@
+"""Processes of this installation, recognised by the marks in their environment, never by a name or a stored number.
+
+A program carries ``FERMION_PROGRAM`` and the state folder; everything of a training carries ``FERMION_WORKLOAD`` and the
+id of its location root. So two installations never touch each other, and a training is never taken for a program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from fermion.adapters.local_platform.layout import LOCATION_MARK, PROGRAM_MARK, STATE_MARK, WORKLOAD_MARK, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Live processes of one installation."""
+
+    programs: Sequence[psutil.Process]
+    workloads: Sequence[psutil.Process]
+    workload_names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    process: psutil.Process
+    parent: int
+    environment: Mapping[str, str]
+
+
+def find(layout: Layout) -> Found:
+    """All live processes of the installation, without the caller and its ancestors."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    seen: dict[int, _Seen] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                seen[process.pid] = _Seen(process, process.ppid(), process.environ())
+        except (psutil.Error, OSError):
+            continue
+    location = layout.location_id
+    data = layout.postgres.resolve()
+    programs: list[psutil.Process] = []
+    workloads: list[psutil.Process] = []
+    names: set[str] = set()
+    for pid, one in seen.items():
+        if pid in own:
+            continue
+        if name := _workload_of(pid, seen, location):
+            workloads.append(one.process)
+            names.add(name)
+        elif _is_program(one, layout.state) or is_postgres_of(one.process, data):
+            programs.append(one.process)
+    return Found(programs=programs, workloads=workloads, workload_names=frozenset(names))
+
+
+def end(processes: Sequence[psutil.Process], *, grace_s: float) -> int:
+    """TERM, then KILL after ``grace_s``; how many there were. Waits until they are gone, at most 5 s after the KILL."""
+    for process in processes:
+        _signal(process, "terminate")
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    for process in alive:
+        _signal(process, "kill")
+    psutil.wait_procs(alive, timeout=5)
+    return len(processes)
+
+
+def _is_program(one: _Seen, state: Path) -> bool:
+    return one.environment.get(STATE_MARK) == str(state) and bool(one.environment.get(PROGRAM_MARK))
+
+
+def _workload_of(pid: int, seen: Mapping[int, _Seen], location: str | None) -> str | None:
+    """The workload a process belongs to: by its own mark, or by that of a process above it."""
+    passed: set[int] = set()
+    while pid in seen and pid not in passed:
+        passed.add(pid)
+        environment = seen[pid].environment
+        if location and environment.get(LOCATION_MARK) == location and (name := environment.get(WORKLOAD_MARK)):
+            return name
+        pid = seen[pid].parent
+    return None
+
+
+def is_postgres_of(process: psutil.Process, data: Path) -> bool:
+    """Postgres writes its title over its environment, but always works in its data folder."""
+    try:
+        return process.name().startswith("postgres") and Path(process.cwd()) == data
+    except (psutil.Error, OSError):
+        return False
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        getattr(process, how)()

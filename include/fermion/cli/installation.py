@@ -1,0 +1,119 @@
+"""Commands that start, stop and show the embedded installation: ``up``, ``down``, ``clean``, ``ps``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fermion.cli.output import Exit, console, errors, fail, print_json, table
+from fermion.errors import FermionError
+
+if TYPE_CHECKING:
+    from fermion.wiring import LocalPlatform
+
+Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        "--port", envvar="FERMION_PORT", min=1, max=65535, help="The pages' port; default 8080 or the next free one."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the commands."""
+    for command in (up, down, clean, ps):
+        app.command()(command)
+
+
+def up(port: Port = None, as_json: Json = False) -> None:
+    """Start the platform on this machine and return once it is healthy. Does nothing when it is."""
+    with _local(as_json) as local:
+        result = local.up(port=port, say=lambda text: None if as_json else errors.print(f"  {text}", markup=False))
+    if as_json:
+        print_json(
+            {
+                "url": result.url,
+                "user": result.user,
+                "password_file": str(result.password_file),
+                "started": result.started,
+                "seconds": round(result.seconds, 2),
+                "notes": list(result.notes),
+                "import_errors": dict(result.import_errors),
+            }
+        )
+        return
+    for note in result.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    for file, error in result.import_errors.items():
+        errors.print(f"dags/{file} cannot be imported: {error}", style="yellow", markup=False, soft_wrap=True)
+    how = f"up in {result.seconds:.1f} s" if result.started else "up already"
+    console.print(f"Fermion is {how}: {result.url}", markup=False, soft_wrap=True)
+    console.print(f"Sign in as {result.user}; the password is in {result.password_file}", markup=False, soft_wrap=True)
+
+
+def down(as_json: Json = False) -> None:
+    """Stop every process of the platform, running trainings included. Does nothing when there is none."""
+    with _local(as_json) as local:
+        result = local.down(say=lambda text: None if as_json else errors.print(f"  {text}", markup=False))
+    if as_json:
+        print_json({"was_up": result.was_up, "workloads": result.workloads, "leftovers": result.leftovers})
+        return
+    if result.workloads:
+        console.print(
+            f"Ended {result.workloads} running training(s); they resume from their checkpoints with `fermion restart`."
+        )
+    if result.leftovers:
+        console.print(f"Ended {result.leftovers} left-over process(es).")
+    console.print("Fermion is down." if result.was_up or result.leftovers else "Fermion was down already.")
+
+
+def clean(as_json: Json = False) -> None:
+    """Stop everything and delete the state folder: databases, models, logs, passwords."""
+    with _local(as_json) as local:
+        deleted = local.clean(say=lambda text: None if as_json else errors.print(f"  {text}", markup=False))
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        console.print("Forgot everything." if deleted else "There was nothing to forget.")
+
+
+def ps(as_json: Json = False) -> None:
+    """Show the platform's programs; the exit code is 0 when all is well."""
+    with _local(as_json) as local:
+        status = local.status()
+    if as_json:
+        print_json(
+            {
+                "ok": bool(status.programs) and not status.problems,
+                "url": status.url,
+                "programs": [{"name": one.name, "state": one.state, "pid": one.pid} for one in status.programs],
+                "workloads": list(status.workloads),
+                "problems": list(status.problems),
+            }
+        )
+    elif status.programs:
+        rows = [(one.name, one.state, one.pid or "–") for one in status.programs]
+        console.print(table(f"Fermion on {status.url}", ("program", "state", "pid"), rows))
+        console.print(f"{len(status.workloads)} training(s) running")
+    else:
+        console.print("Fermion is down; `fermion up` starts it.")
+    if not as_json:
+        for problem in status.problems:
+            console.print(f"! {problem}", style="yellow", markup=False, soft_wrap=True)
+    if status.problems or not status.programs:
+        raise typer.Exit(Exit.FAILED)
+
+
+@contextmanager
+def _local(as_json: bool) -> Iterator[LocalPlatform]:
+    from fermion.wiring import local_platform
+
+    try:
+        yield local_platform(os.environ)
+    except FermionError as error:
+        fail(error, as_json=as_json)
