@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fermion.cli import installation, jobs
+from fermion.cli import demo, installation, inventory, jobs
 
 app = typer.Typer(
     name="fermion",
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (installation, jobs):
+for module in (demo, installation, jobs, inventory):
     module.register(app)
 
 

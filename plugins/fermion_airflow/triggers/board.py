@@ -47,12 +47,14 @@ class Board:
         self._waiting += 1
         self._start()
         try:
-            job = await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
+            job: Job = await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
             while not is_reached(job):
                 async with self._changed:
                     await self._changed.wait()
-                seen = self._jobs.get(job.id)
-                job = seen or await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
+                if job.id in self._jobs:
+                    job = self._jobs[job.id]
+                else:
+                    job = await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
             return job
         finally:
             self._waiting -= 1

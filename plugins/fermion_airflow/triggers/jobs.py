@@ -14,7 +14,7 @@ class _JobTrigger(BaseTrigger):
     """Waits for the job of one run."""
 
     def __init__(self, dag_id: str, run_id: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self.dag_id = dag_id
         self.run_id = run_id
 

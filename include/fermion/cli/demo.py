@@ -1,0 +1,219 @@
+"""``fermion demo``: bring the platform up, train a real small model through the whole pipeline, read every claim back."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.panel import Panel
+from rich.table import Table
+
+from fermion.cli.jobs import read_spec
+from fermion.cli.output import Exit, console, print_json, seconds
+from fermion.cli.session import Session, session
+from fermion.cli.watching import wait_for_end
+from fermion.domain.accounting import account, ledger_gaps, total
+from fermion.domain.jobs import Job
+from fermion.domain.leases import HolderKind
+from fermion.errors import OutsideUnavailable
+from fermion.usecases.launch import DAG_ID, launch
+
+TRAINING_WITHIN = timedelta(minutes=5)
+RUN_WITHIN_S = 60.0
+
+
+@dataclass(slots=True)
+class Summary:
+    """What the demo claims, each read back from the system; ``failed`` names the claims that do not hold."""
+
+    claims: dict[str, object] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+    def claim(self, name: str, value: object, *, holds: bool = True) -> None:
+        """Note a value; one that does not hold makes the demo fail."""
+        self.claims[name] = value
+        if not holds:
+            self.failed.append(name)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    app.command()(demo)
+
+
+def demo(
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with the summary as JSON only.")] = False,
+) -> None:
+    """Start the platform and train a small model through the whole pipeline."""
+    began = time.monotonic()
+    with session(as_json) as here:
+        say: Callable[[str], None] = (
+            (lambda text: None) if as_json else (lambda text: console.print(text, markup=False, soft_wrap=True))
+        )
+        address = _start(say)
+        _make_examples(here)
+        spec = here.settings.root / "include/examples/digits/job.yaml"
+        say("Submitting include/examples/digits/job.yaml …")
+        made = _launch_when_ready(here, here.settings.expand_spec(read_spec(spec)))
+        job = wait_for_end(here.platform, made.id, timeout_s=TRAINING_WITHIN.total_seconds(), quiet=as_json)
+        summary = read_back(here, job)
+        summary.claim("ui", address["url"])
+        summary.claim("login", address["user"])
+        summary.claim("password_file", address["password_file"])
+        summary.claim("seconds", round(time.monotonic() - began, 1))
+        summary.claims = {"ok": not summary.failed, **summary.claims, "failed_claims": ", ".join(summary.failed)}
+        _write(here.settings.demo_file, summary)
+        if as_json:
+            print_json(summary.claims)
+        else:
+            show(job, summary)
+    if summary.failed:
+        raise typer.Exit(Exit.FAILED)
+
+
+def _start(say: Callable[[str], None]) -> dict[str, str]:
+    from fermion.wiring import local_platform
+
+    port = os.environ.get("FERMION_PORT")
+    up = local_platform(os.environ).up(port=int(port) if port else None, say=lambda text: say(f"  {text}"))
+    for note in up.notes:
+        say(note)
+    say(f"Fermion is up: {up.url}")
+    return {"url": up.url, "user": up.user, "password_file": str(up.password_file)}
+
+
+def _make_examples(here: Session) -> None:
+    maker = here.settings.root / "include/examples/make_repository.py"
+    done = subprocess.run(
+        [sys.executable, str(maker), str(here.settings.examples_dir)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise OutsideUnavailable(
+            f"the example's repository could not be made: {done.stderr.strip()[-500:]}", what="git"
+        )
+
+
+def _launch_when_ready(here: Session, raw: dict[str, object]) -> Job:
+    """Right after the start the engine may not know the DAG yet; that much is waited for, nothing else is tried twice."""
+    deadline = time.monotonic() + RUN_WITHIN_S
+    while here.runs.state(DAG_ID, "-").state != "absent" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return launch(here.platform, here.runs, raw, actor=here.user)
+
+
+def read_back(here: Session, job: Job) -> Summary:
+    """Every claim, read from the store, the model repository, the engine and the disk; nothing from this command's memory."""
+    summary = Summary()
+    summary.claim("job", job.id)
+    summary.claim("status", str(job.status), holds=job.status == "completed")
+    if job.is_failed:
+        summary.claim("why", job.explanation.message)
+    _read_run(here, job, summary)
+    _read_model(here, job, summary)
+    _read_times(here, job, summary)
+    _read_leases(here, job, summary)
+    page = here.settings.reports_dir / f"{job.id}.html"
+    summary.claim("report", str(page), holds=page.is_file() and page.stat().st_size > 0)
+    return summary
+
+
+def _read_run(here: Session, job: Job, summary: Summary) -> None:
+    deadline = time.monotonic() + RUN_WITHIN_S
+    state = "absent"
+    while job.run is not None and time.monotonic() < deadline:
+        state = here.runs.state(*job.run).state
+        if state in {"success", "failed"}:
+            break
+        time.sleep(0.25)
+    summary.claim("run_state", state, holds=state == "success")
+
+
+def _read_model(here: Session, job: Job, summary: Summary) -> None:
+    number = job.model_version
+    version = None if number is None else here.platform.models.get(job.spec.output_model, number)
+    if version is None:
+        summary.claim("model", None, holds=False)
+        return
+    problems = here.platform.models.verify(version)
+    summary.claim("model", version.path)
+    summary.claim("checksum", version.checksum, holds=not problems)
+    summary.claim("model_bytes", version.size_bytes)
+    accuracy = version.metrics.get("accuracy")
+    summary.claim("accuracy", accuracy, holds=accuracy is not None and accuracy > 0.9)
+
+
+def _read_times(here: Session, job: Job, summary: Summary) -> None:
+    with here.platform.store.read() as tx:
+        spans = tx.records.spans(job.id)
+    for span in spans:
+        if span.ended_at is not None:
+            summary.stages[span.stage] = (span.ended_at - span.started_at).total_seconds()
+    for stage, took in summary.stages.items():
+        summary.claim(f"stage_{stage}_s", round(took, 3))
+
+
+def _read_leases(here: Session, job: Job, summary: Summary) -> None:
+    now = here.platform.clock.now()
+    with here.platform.store.read() as tx:
+        leases = tx.leases.of_holder(HolderKind.JOB, job.id)
+        gaps = ledger_gaps(tx.leases.ledger(), tx.leases.live(), now)
+        pool = here.platform.pools(tx).get(job.spec.pool)
+    held = total(account(lease, now) for lease in leases)
+    summary.claim("gpus", job.spec.gpus)
+    summary.claim("gpus_are", str(pool.method) if pool else None, holds=pool is not None)
+    summary.claim("gpu_seconds_held", round(held.held, 2), holds=held.held > 0)
+    summary.claim("gpu_seconds_used", round(held.used, 2))
+    summary.claim("gpu_seconds_wasted", round(held.wasted_total, 2))
+    summary.claim(
+        "open_leases", sum(lease.is_live for lease in leases), holds=not any(lease.is_live for lease in leases)
+    )
+    summary.claim("leaked", len(gaps), holds=not gaps)
+
+
+def _write(path: Path, summary: Summary) -> None:
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(summary.claims, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def show(job: Job, summary: Summary) -> None:
+    """The summary for a person."""
+    claims = summary.claims
+    rows = Table.grid(padding=(0, 2))
+    if job.is_failed:
+        rows.add_row("why", job.explanation.message)
+    else:
+        accuracy = claims.get("accuracy")
+        rows.add_row(
+            "model",
+            f"{claims.get('model')}   accuracy {accuracy:.4f}"
+            if isinstance(accuracy, float)
+            else str(claims.get("model")),
+        )
+        rows.add_row("checksum", str(claims.get("checksum")))
+    rows.add_row(
+        "GPU-seconds",
+        f"{claims['gpu_seconds_held']} held, {claims['gpu_seconds_wasted']} wasted ({claims['gpus']} × {claims['gpus_are']})",
+    )
+    rows.add_row("time", "   ".join(f"{stage} {seconds(took)}" for stage, took in summary.stages.items()))
+    rows.add_row("report", str(claims["report"]))
+    rows.add_row("UI", f"{claims['ui']}   sign in as {claims['login']}, password in {claims['password_file']}")
+    rows.add_row("took", seconds(float(str(claims["seconds"]))))
+    if summary.failed:
+        rows.add_row("NOT true", ", ".join(summary.failed))
+    title = "[red]The demo failed[/]" if summary.failed else "[green]Trained, published, released[/]"
+    console.print(Panel(rows, title=f"{title}  {job.id}", expand=False))
