@@ -9,7 +9,7 @@ from typing import Protocol
 from fermion.domain.budgets import HOUR_S, budgets_for
 from fermion.domain.pools import Budget, Pool
 from fermion.domain.problems import Problem
-from fermion.domain.quota import NO_QUOTA
+from fermion.domain.quota import Quotas, cohort_of, share_of
 
 
 class Asks(Protocol):
@@ -29,12 +29,20 @@ class Asks(Protocol):
     def max_runtime(self) -> timedelta | None: ...
 
 
-def never_fits(asks: Asks, pool: Pool, *, excluded_nodes: Collection[str] = ()) -> list[Problem]:
+def never_fits(
+    asks: Asks, pool: Pool, *, cohort: Collection[Pool] = (), excluded_nodes: Collection[str] = ()
+) -> list[Problem]:
     """Every reason why this could never start in the pool, however empty it gets; empty when it could.
 
-    Nodes that are not ready now count: they may come back.
+    Nodes that are not ready now count: they may come back. ``cohort`` are all pools of the pool's cohort; without them
+    what a pool with a named cohort could borrow is not judged.
     """
-    return [*_over_policy(asks, pool), *_over_size(asks, pool, excluded_nodes), *_over_budgets(asks, pool)]
+    return [
+        *_over_policy(asks, pool),
+        *_over_cohort(asks, pool, cohort),
+        *_over_size(asks, pool, excluded_nodes),
+        *_over_budgets(asks, pool),
+    ]
 
 
 def _over_policy(asks: Asks, pool: Pool) -> Iterator[Problem]:
@@ -51,16 +59,29 @@ def _over_policy(asks: Asks, pool: Pool) -> Iterator[Problem]:
             f"pool {pool.id!r} allows {policy.max_gpus_per_user} GPUs per user; this job alone asks for {_asked(asks)}.",
             f"Ask for {policy.max_gpus_per_user} GPUs or fewer.",
         )
-    quota = policy.teams.get(asks.team, NO_QUOTA)
-    if policy.teams and quota.borrowing_limit is not None and asks.gpus > quota.nominal + quota.borrowing_limit:
-        most = quota.nominal + quota.borrowing_limit
+    share = share_of(pool, asks.team)
+    if policy.teams and asks.gpus > share.limit:
         yield _problem(
             "over_team_limit",
-            f"team {asks.team!r} may hold {most} GPUs of pool {pool.id!r} ({quota.nominal} nominal and"
-            f" {quota.borrowing_limit} borrowed); this job asks for {_asked(asks)}.",
-            f"Ask for {most} GPUs or fewer, or have the team's quota raised."
-            if most
-            else "Ask for a quota for the team.",
+            f"team {asks.team!r} may hold {share.limit} GPUs of pool {pool.id!r} ({share.nominal} nominal and"
+            f" {share.limit - share.nominal} borrowed); this job asks for {_asked(asks)}.",
+            _less(share.limit),
+        )
+
+
+def _over_cohort(asks: Asks, pool: Pool, cohort: Collection[Pool]) -> Iterator[Problem]:
+    """More than the team's own and all that others could lend it, though within its borrowing limit."""
+    lenders = [other for other in cohort or (pool,) if cohort_of(other) == cohort_of(pool)]
+    share = share_of(pool, asks.team)
+    if not pool.policy.teams or asks.gpus > share.limit or (pool.policy.cohort and not cohort):
+        return
+    most = Quotas(lenders, whole=True).available(pool.id, asks.team)
+    if asks.gpus > most:
+        yield _problem(
+            "over_cohort",
+            f"team {asks.team!r} has {share.nominal} nominal GPUs in pool {pool.id!r} and could borrow {most - share.nominal}"
+            f" at most; this job asks for {_asked(asks)}.",
+            _less(most),
         )
 
 
@@ -120,6 +141,12 @@ def _affordable(budget: Budget, gpus: int) -> timedelta:
 
 def _problem(code: str, message: str, fix: str, *, field: str = "gpus") -> Problem:
     return Problem(field=field, code=code, message=message, fix=fix)
+
+
+def _less(most: int) -> str:
+    return (
+        f"Ask for {most} GPUs or fewer, or have the team's quota raised." if most else "Ask for a quota for the team."
+    )
 
 
 def _asked(asks: Asks) -> str:

@@ -57,7 +57,9 @@ class Picture:
         """Why the job could never start in its pool; empty when it could."""
         key = (*_kind(job), job.owner)
         if key not in self._problems:
-            self._problems[key] = never_fits(job, self.pools[job.pool], excluded_nodes=job.excluded_nodes)
+            self._problems[key] = never_fits(
+                job, self.pools[job.pool], cohort=self.pools.values(), excluded_nodes=job.excluded_nodes
+            )
         return self._problems[key]
 
     def where(self, job: Waiting) -> Sequence[NodeRoom] | None:

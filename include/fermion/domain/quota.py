@@ -44,16 +44,19 @@ def share_of(pool: Pool, team: str) -> Share:
 
 
 class Quotas:
-    """What every team uses, and what it may still take. Working state of one round; never stored."""
+    """What every team uses, and what it may still take. Working state of one round; never stored.
 
-    def __init__(self, pools: Iterable[Pool]) -> None:
+    With ``whole`` also nodes that are not usable now count as if they were.
+    """
+
+    def __init__(self, pools: Iterable[Pool], *, whole: bool = False) -> None:
         self._pools = {pool.id: pool for pool in pools if pool.policy.teams}
         self._shares: dict[tuple[str, str], Share] = {}
         self._used: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._left: defaultdict[str, int] = defaultdict(int)
         for pool in self._pools.values():
             nominal = sum(quota.nominal for quota in pool.policy.teams.values())
-            self._left[cohort_of(pool)] += max(0, pool.capacity - nominal)
+            self._left[cohort_of(pool)] += max(0, (pool.total if whole else pool.capacity) - nominal)
             self._left[cohort_of(pool)] += sum(share_of(pool, team).lent for team in pool.policy.teams)
 
     def copy(self) -> Quotas:

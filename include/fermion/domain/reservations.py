@@ -6,7 +6,7 @@ to other nodes only where that is certainly sooner, so its time never moves back
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from fermion.domain.book import Book
@@ -16,9 +16,9 @@ from fermion.domain.placement import NodeRoom, Room
 
 
 def reserve(
-    job: Waiting, *, room: Room, book: Book, leases: Iterable[Lease], now: datetime, kept: Reservation | None
+    job: Waiting, *, room: Room, book: Book, leases: Sequence[Lease], now: datetime, kept: Reservation | None
 ) -> Reservation | None:
-    """The reservation that the job gets (or keeps); None when the usable nodes could not hold it even when empty."""
+    """The reservation that the job gets (or keeps); None when the pool as it is now could not hold it even when empty."""
     fresh = _soonest(job, room, now)
     if fresh is None:
         return None
@@ -28,7 +28,9 @@ def reserve(
         old_at = _latest([node.free_at(job.gpus_per_node, now) for node in old])
         if _holds(old, job) and not _is_sooner(nodes_at, old_at):
             nodes, nodes_at = old, old_at
-    quota_at = _quota_at(job, book, leases, now)
+    is_possible, quota_at = _quota_at(job, book, leases, now)
+    if not is_possible:
+        return None
     known = None if nodes_at is None or quota_at is None else max(nodes_at, quota_at)
     return Reservation(
         job_id=job.job_id,
@@ -70,14 +72,17 @@ def _is_sooner(one: datetime | None, other: datetime | None) -> bool:
     return one is not None and (other is None or one < other)
 
 
-def _quota_at(job: Waiting, book: Book, leases: Iterable[Lease], now: datetime) -> datetime | None:
-    """When limits and quota let the job start, by the known ends of the leases that hold them; None where unknown."""
+def _quota_at(job: Waiting, book: Book, leases: Sequence[Lease], now: datetime) -> tuple[bool, datetime | None]:
+    """Whether limits and quota let the job start once the leases that hold them end, and when that is known to be."""
     if book.admits(job):
-        return now
+        return True, now
     later = book.copy()
     known = sorted((lease.ends_by, lease.id, lease) for lease in leases if lease.ends_by is not None)
     for ends_by, _, lease in known:
         later.give_back(lease)
         if later.admits(job):
-            return max(ends_by, now)
-    return None
+            return True, max(ends_by, now)
+    for lease in leases:
+        if lease.ends_by is None:
+            later.give_back(lease)
+    return later.admits(job), None

@@ -1,0 +1,224 @@
+"""What no round may ever break, on generated pools, lines and lives of jobs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders import NOW, at, make_lease, make_pool, make_quota, make_snapshot, make_waiting, seconds
+from fermion.domain.accounting import allocated, allocated_by_kind
+from fermion.domain.admission import Round, Snapshot, decide
+from fermion.domain.leases import Lease
+from fermion.domain.line import Reservation, ReservedFor, Waiting
+from fermion.domain.pools import Pool
+from simulations import Arrival, Simulation, arrival
+
+SOME = settings(max_examples=60, deadline=None)
+
+GPUS = st.sampled_from([1, 1, 2, 3, 4, 8])
+
+
+@st.composite
+def pools(draw: st.DrawFn, *, plain: bool = False) -> Pool:
+    """One pool of one to four nodes; unless ``plain``, perhaps with team quotas and a limit per user."""
+    policy: dict[str, object] = {"head_grace": seconds(draw(st.sampled_from([0, 5, 40]))), "half_life": seconds(100)}
+    if not plain and draw(st.booleans()):
+        limits = st.one_of(st.none(), st.integers(0, 8))
+        policy["teams"] = {
+            team: make_quota(draw(st.integers(0, 8)), borrowing=draw(limits), lending=draw(limits))
+            for team in ("a", "b")
+        }
+    if not plain and draw(st.booleans()):
+        policy["max_gpus_per_user"] = draw(st.integers(2, 16))
+    return make_pool(nodes=draw(st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=4)), **policy)
+
+
+@st.composite
+def lives(draw: st.DrawFn, *, priorities: tuple[int, ...] = (0, 0, 5), always_limited: bool = False) -> list[Arrival]:
+    """Jobs with when they come and how long they run: never longer than their ``max_runtime``, where they have one."""
+    jobs = []
+    for number in range(draw(st.integers(1, 14))):
+        limit = draw(st.integers(1, 60))
+        is_limited = always_limited or draw(st.booleans())
+        job = make_waiting(
+            f"job-{number:02}",
+            gpus=draw(GPUS),
+            nodes=draw(st.sampled_from([1, 1, 1, 2])),
+            owner=draw(st.sampled_from(["ann", "bob", "cat"])),
+            team=draw(st.sampled_from(["a", "b", "c"])),
+            priority=draw(st.sampled_from(priorities)),
+            preemptible=draw(st.booleans()),
+            waited_s=-draw(st.integers(0, 90)),
+            max_runtime=seconds(limit) if is_limited else None,
+        )
+        jobs.append(arrival(job, runs_s=draw(st.integers(1, limit))))
+    return jobs
+
+
+def check_invariants(simulation: Simulation, outcome: Round) -> None:
+    """Nothing is over capacity, no device is held twice, no job holds twice, G2 holds."""
+    live = list(simulation.leases.values())
+    devices = Counter((part.node, device) for lease in live for part in lease.slices for device in part.devices)
+    known = {(node.name, device.id) for pool in simulation.pools for node in pool.nodes for device in node.devices}
+    assert set(devices) <= known
+    assert max(devices.values(), default=0) <= 1, "a device is held twice"
+    assert max(Counter(lease.holder_id for lease in live).values(), default=0) <= 1, "a job holds twice"
+    for pool in simulation.pools:
+        held = allocated(live, pool.id)
+        assert held <= pool.capacity
+        assert held == sum(simulation._of[lease.holder_id].job.gpus for lease in live if lease.pool == pool.id)
+        assert held == sum(allocated_by_kind(live, pool.id).values())
+    for grant in outcome.grants:
+        job = simulation._of[grant.job_id].job
+        assert [len(part.devices) for part in grant.slices] == [job.gpus_per_node] * job.nodes
+    check_limits(simulation)
+
+
+def check_limits(simulation: Simulation) -> None:
+    """Users and teams are within their limits; a team that lends nothing has its own GPUs for itself."""
+    for pool in simulation.pools:
+        live = [lease for lease in simulation.leases.values() if lease.pool == pool.id]
+        by_user: Counter[str] = Counter()
+        by_team: Counter[str] = Counter()
+        for lease in live:
+            by_user[lease.owner] += lease.gpus
+            by_team[lease.team] += lease.gpus
+        limit = pool.policy.max_gpus_per_user
+        assert limit is None or max(by_user.values(), default=0) <= limit
+        for team, quota in pool.policy.teams.items():
+            assert quota.borrowing_limit is None or by_team[team] <= quota.nominal + quota.borrowing_limit
+
+
+@SOME
+@given(pool=pools(), jobs=lives())
+def test_no_round_breaks_an_invariant_while_jobs_come_run_are_preempted_and_end(
+    pool: Pool, jobs: list[Arrival]
+) -> None:
+    simulation = Simulation([pool], jobs, on_step=check_invariants).run()
+    assert not simulation.leases
+    for job_id in simulation.waiting:
+        job = simulation.waiting[job_id]
+        assert decide(make_snapshot(pools=[pool], waiting=[job]), simulation.now).grants == (), (
+            "a job that fits the empty pool must not be left in line"
+        )
+
+
+class Promises:
+    """Remembers the first reservation of every job, and what was held when it was made."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, tuple[Reservation, datetime]] = {}
+
+    def __call__(self, simulation: Simulation, outcome: Round) -> None:
+        last = max((simulation._ends_at[lease_id] for lease_id in simulation.leases), default=simulation.now)
+        for reservation in outcome.reservations:
+            if reservation.why is ReservedFor.HEAD:
+                self.first.setdefault(reservation.job_id, (reservation, last))
+
+
+@SOME
+@given(pool=pools(), jobs=lives(priorities=(0,)))
+def test_the_head_of_the_line_starts_within_its_bound(pool: Pool, jobs: list[Arrival]) -> None:
+    promises = Promises()
+    simulation = Simulation([pool], jobs, on_step=promises).run()
+    for job_id, (reservation, all_ended) in promises.first.items():
+        assert simulation.starts[job_id] <= all_ended, "once all that was held at its promise has ended, it runs"
+        assert reservation.starts_by is None or simulation.starts[job_id] <= reservation.starts_by
+
+
+@SOME
+@given(pool=pools(plain=True), jobs=lives(priorities=(0,), always_limited=True))
+def test_where_every_run_is_limited_every_reservation_has_a_time(pool: Pool, jobs: list[Arrival]) -> None:
+    promises = Promises()
+    Simulation([pool], jobs, on_step=promises).run()
+    assert all(reservation.starts_by is not None for reservation, _ in promises.first.values())
+
+
+@st.composite
+def snapshots(draw: st.DrawFn) -> Snapshot:
+    """A moment in the middle of a generated life, with whatever reservations and preemptions it then has."""
+    simulation = Simulation([draw(pools())], draw(lives())).run(until=at(draw(st.integers(0, 90))))
+    return simulation.snapshot()
+
+
+@SOME
+@given(snapshot=snapshots(), data=st.data())
+def test_the_same_inputs_give_the_same_answer_in_any_order_and_after_storing(
+    snapshot: Snapshot, data: st.DataObject
+) -> None:
+    outcome = decide(snapshot, NOW)
+    shuffled = replace(
+        snapshot,
+        waiting=tuple(data.draw(st.permutations(snapshot.waiting))),
+        leases=tuple(data.draw(st.permutations(snapshot.leases))),
+        reservations=tuple(data.draw(st.permutations(snapshot.reservations))),
+    )
+    stored = Snapshot.from_payload(json.loads(json.dumps(snapshot.to_payload())))
+    assert stored == snapshot
+    for other in (shuffled, stored):
+        again = decide(other, NOW)
+        assert again == outcome
+        assert again.explanations() == outcome.explanations()
+    read = Round.from_payload(json.loads(json.dumps(outcome.to_payload())))
+    assert read == outcome
+    assert read.explanations() == outcome.explanations()
+
+
+@st.composite
+def contested(draw: st.DrawFn) -> tuple[Pool, tuple[Lease, ...], Waiting]:
+    """A pool full of leases of mixed priority, and one job that wants some of it."""
+    pool = draw(pools())
+    leases = []
+    for node in pool.nodes:
+        first = 0
+        while first < len(node.devices):
+            gpus = min(draw(GPUS), len(node.devices) - first)
+            who = {"team": draw(st.sampled_from(["a", "b"])), "owner": draw(st.sampled_from(["ann", "bob"]))}
+            if draw(st.integers(0, 5)) > 0:
+                leases.append(
+                    make_lease(
+                        f"lease-{node.name}-{first}",
+                        gpus=gpus,
+                        node=node.name,
+                        first=first,
+                        held_s=draw(st.integers(0, 50)),
+                        priority=draw(st.integers(0, 3)),
+                        preemptible=draw(st.integers(0, 3)) > 0,
+                        **who,
+                    )
+                )
+            first += gpus
+    job = make_waiting("hi", gpus=draw(GPUS), nodes=draw(st.integers(1, 2)), team="a", priority=draw(st.integers(0, 4)))
+    return pool, tuple(leases), job
+
+
+@settings(max_examples=300, deadline=None)
+@given(contested())
+def test_victims_are_lower_preemptible_enough_and_none_too_many(case: tuple[Pool, tuple[Lease, ...], Waiting]) -> None:
+    pool, leases, job = case
+    by_id = {lease.id: lease for lease in leases}
+    outcome = decide(make_snapshot(pools=[pool], waiting=[job], leases=leases), NOW)
+
+    def starts_without(gone: set[str]) -> bool:
+        left = tuple(lease for lease in leases if lease.id not in gone)
+        return bool(decide(make_snapshot(pools=[pool], waiting=[job], leases=left), NOW).grants)
+
+    if outcome.grants:
+        assert outcome.preemptions == ()
+        return
+    askable = {lease.id for lease in leases if lease.preemptible and lease.priority < job.priority}
+    if not outcome.preemptions:
+        assert not starts_without(askable), "it could have started, but nobody was asked"
+        return
+    (preemption,) = outcome.preemptions
+    victims = set(preemption.lease_ids)
+    assert victims <= askable
+    assert all(by_id[lease_id].priority < job.priority for lease_id in victims)
+    assert starts_without(victims)
+    for spared in victims:
+        assert not starts_without(victims - {spared}), f"{spared} could have been spared"
