@@ -119,7 +119,7 @@ class WaitForGpus(JobOperator):
             from fermion_airflow.triggers.jobs import GrantTrigger
 
             self.log.info("Job %s waits: %s", job.id, job.explanation.message)
-            self.defer(trigger=GrantTrigger(dag_id=self.dag_id, run_id=context["run_id"]), method_name="execute")
+            self.defer(trigger=GrantTrigger(), method_name="execute")
         self._report(job)
 
     def _report(self, job: Job) -> None:
@@ -138,7 +138,7 @@ class Train(BaseOperator):
     start_from_trigger = True
     start_trigger_args = StartTriggerArgs(
         trigger_cls="fermion_airflow.triggers.jobs.TrainTrigger",
-        trigger_kwargs={"dag_id": "{{ dag.dag_id }}", "run_id": "{{ run_id }}"},
+        trigger_kwargs={},
         next_method="execute_complete",
     )
 

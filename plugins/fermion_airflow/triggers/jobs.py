@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 
 from fermion_airflow.triggers.board import board
 
+if TYPE_CHECKING:
+    from fermion.domain.jobs import Job
+
 
 class _JobTrigger(BaseTrigger):
-    """Waits for the job of one run."""
+    """Waits for the job of the run that its task belongs to; the triggerer injects that task at every start."""
 
-    def __init__(self, dag_id: str, run_id: str, **kwargs: Any) -> None:
-        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-        self.dag_id = dag_id
-        self.run_id = run_id
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class path and the run."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"dag_id": self.dag_id, "run_id": self.run_id}
+        """The class path; nothing else is needed."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {}
+
+    async def until(self, is_reached: Callable[[Job], bool]) -> Job:
+        """The run's job as soon as ``is_reached`` holds."""
+        task = self.task_instance
+        if task is None:
+            raise RuntimeError("this trigger waits for a run's job and must be started for a task of that run")
+        return await (await board()).until(task.dag_id, task.run_id, is_reached)
 
 
 class GrantTrigger(_JobTrigger):
@@ -28,18 +36,16 @@ class GrantTrigger(_JobTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """One event with the job's id."""
-        job = await (await board()).until(self.dag_id, self.run_id, lambda job: not job.is_waiting)
+        job = await self.until(lambda job: not job.is_waiting)
         yield TriggerEvent({"job": job.id})
 
 
 class TrainTrigger(_JobTrigger):
     """Ends its task when the training has ended and its lease is closed."""
 
-    template_fields = ("dag_id", "run_id")
-
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Success when a model is left to publish, else failure; the job holds the reason."""
-        job = await (await board()).until(self.dag_id, self.run_id, lambda job: not job.is_training)
+        job = await self.until(lambda job: not job.is_training)
         if job.is_failed:
             self.log.error("Job %s failed: %s", job.id, job.explanation.message)
             yield TaskFailedEvent()
