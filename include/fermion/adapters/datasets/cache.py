@@ -1,0 +1,143 @@
+"""The cache of staged datasets on one machine: read-only folders named by checksum, shared by all jobs."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from fermion.adapters.datasets.origin import Origin
+from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
+from fermion.adapters.files.shelf import Filling, Shelf
+from fermion.adapters.files.trees import hash_file, in_parallel
+from fermion.domain.artifacts import DatasetVersion, FileEntry, tree_checksum
+from fermion.errors import OutsideBroken, OutsideUnavailable
+
+_SHOWN = 10
+
+
+class DatasetCache:
+    """Keeps ``ports.Datasets`` on a ``Shelf`` (usually ``<location root>/cache/datasets``), reading from ``origin``."""
+
+    def __init__(self, shelf: Shelf, origin: Origin) -> None:
+        self._shelf = shelf
+        self._origin = origin
+
+    def stage(self, version: DatasetVersion) -> str:
+        """See ``ports.Datasets``: the path of a read-only folder. Files that were damaged since are fetched again.
+
+        Raises:
+            OutsideBroken: the source's content is not that version any more.
+            OutsideUnavailable: the source does not answer, or there is no room now.
+            DriverCannot: the dataset is bigger than the whole cache may be.
+        """
+        _check(version)
+        name = entry_name(version.checksum)
+        if (path := self._intact(name, version)) is not None:
+            return str(path)
+        with self._shelf.filling(name) as filling:
+            if (path := self._intact(name, version)) is not None:
+                return str(path)
+            try:
+                return str(self._fill(filling, version))
+            except OSError as error:
+                reason = "the disk is full" if is_full(error) else error.strerror
+                message = f"dataset '{version.dataset}' cannot be staged below {self._shelf.root}: {reason}."
+                raise OutsideUnavailable(f"{message} Nothing half is visible; call again.", what=name) from error
+
+    def hold(self, checksum: str, holder: str) -> None:
+        """Keep a staged version from eviction until ``drop``.
+
+        Raises:
+            NotFound: it is not staged (any more).
+        """
+        self._shelf.hold(entry_name(checksum), holder)
+
+    def drop(self, holder: str) -> int:
+        """Let go of every version that this holder holds; how many."""
+        return self._shelf.drop(holder)
+
+    def _intact(self, name: str, version: DatasetVersion) -> Path | None:
+        path = self._shelf.find(name)
+        return path if path is not None and not _touched(path, version.files) else None
+
+    def _fill(self, filling: Filling, version: DatasetVersion) -> Path:
+        present = self._shelf.find(filling.name)
+        if present is not None:
+            return self._repair(filling, present, version)
+        _keep_only(filling, version)
+        wanted = [entry for entry in version.files if not (filling.tree / entry.path).is_file()]
+        self._shelf.make_room(sum(entry.size for entry in wanted), what=f"dataset '{version.dataset}'")
+        self._fetch(filling, version, wanted)
+        return self._shelf.place(filling)
+
+    def _repair(self, filling: Filling, present: Path, version: DatasetVersion) -> Path:
+        # Jobs may be reading: each bad file is replaced by one rename, never the folder.
+        damaged = [entry for entry in _touched(present, version.files) if not _has_content(present, entry)]
+        self._fetch(filling, version, damaged)
+        mend(present, filling.tree, [entry.path for entry in damaged])
+        remove_tree(filling.folder)
+        return present
+
+    def _fetch(self, filling: Filling, version: DatasetVersion, wanted: Sequence[FileEntry]) -> None:
+        filling.tree.mkdir(parents=True, exist_ok=True)
+        if not (differing := self._origin.fetch(version, wanted, tree=filling.tree, parts=filling.folder / "parts")):
+            return
+        remove_tree(filling.folder)
+        shown = "; ".join(sorted(differing)[:_SHOWN])
+        more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+        raise OutsideBroken(
+            f"dataset '{version.dataset}' at {version.uri} is not version {version.checksum} any more: {shown}{more}. "
+            "Restore the files, or submit again to train on what is there now.",
+            what=version.dataset,
+        )
+
+
+def entry_name(checksum: str) -> str:
+    """The folder's name of a checksum; without a colon, which cannot stand in a container's volume."""
+    return checksum.replace(":", "-")
+
+
+def _check(version: DatasetVersion) -> None:
+    if tree_checksum(version.files) != version.checksum:
+        message = f"dataset '{version.dataset}' version {version.checksum} was given without its files, or with others"
+        raise OutsideBroken(f"{message} ({len(version.files)}); scan it again.", what=version.dataset)
+    for entry in version.files:
+        parts = entry.path.split("/")
+        if not parts[-1] or entry.path.startswith("/") or ".." in parts:
+            message = f"dataset '{version.dataset}' lists {entry.path!r}, which would leave the cache; scan it again."
+            raise OutsideBroken(message, what=version.dataset)
+
+
+def _touched(folder: Path, files: Sequence[FileEntry]) -> list[FileEntry]:
+    """Files that are missing or were written since they were placed; a look at each inode, no reading."""
+    return [entry for entry in files if not _is_untouched(folder / entry.path, entry.size)]
+
+
+def _is_untouched(path: Path, size: int) -> bool:
+    try:
+        seen = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(seen.st_mode) and seen.st_size == size and int(seen.st_mtime) == PLACED_AT
+
+
+def _has_content(folder: Path, entry: FileEntry) -> bool:
+    path = folder / entry.path
+    return path.is_file() and not path.is_symlink() and hash_file(path) == entry.sha256
+
+
+def _keep_only(filling: Filling, version: DatasetVersion) -> None:
+    """Of what an earlier filler left, keep only files that are the version's."""
+    if not filling.tree.is_dir():
+        return
+    listed = {entry.path: entry for entry in version.files}
+    found = [path for path in filling.tree.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+    def is_good(path: Path) -> bool:
+        entry = listed.get(path.relative_to(filling.tree).as_posix())
+        return entry is not None and _has_content(filling.tree, entry)
+
+    for path, good in zip(found, in_parallel(is_good, found), strict=True):
+        if not good:
+            path.unlink()

@@ -1,0 +1,1 @@
+"""Trees of files on a local disk: looked at safely, hashed, placed atomically, locked, shared."""

@@ -1,0 +1,128 @@
+"""Making files and folders visible whole or not at all, durably and read-only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+PLACED_AT = 1_000_000_000
+"""The modification time of every placed file: the same everywhere, so that any other time shows a later write."""
+
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made durably with its parents if absent."""
+    missing = []
+    at = folder
+    while not at.exists():
+        missing.append(at)
+        at = at.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync_folder(made.parent)
+    return folder
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace the file's content at once: a reader sees the old bytes or the new ones."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def seal(tree: Path) -> None:
+    """Make a tree read-only and durable before it is placed.
+
+    Its top folder stays writable until ``place``: a folder that its owner may not write cannot be moved to another parent.
+    """
+    for folder, _, names in os.walk(tree, topdown=False):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path):
+                seal_file(Path(path))
+        os.utime(folder, (PLACED_AT, PLACED_AT))
+        if folder != str(tree):
+            os.chmod(folder, 0o555)
+        sync_folder(Path(folder))
+
+
+def seal_file(path: Path) -> None:
+    """Make one file read-only, with the time that says so."""
+    os.chmod(path, 0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
+    os.utime(path, (PLACED_AT, PLACED_AT))
+
+
+def place(sealed: Path, target: Path) -> bool:
+    """Move a sealed tree to its name with one rename; False when the name is taken (nothing is changed then)."""
+    make_folder(target.parent)
+    try:
+        os.rename(sealed, target)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            return False
+        raise
+    os.chmod(target, 0o555)
+    sync_folder(target.parent)
+    return True
+
+
+def open_folders(tree: Path) -> None:
+    """Let the owner write into every folder of a sealed tree again; its files stay read-only."""
+    for folder, _, _ in os.walk(tree):
+        os.chmod(folder, 0o755)
+
+
+def mend(placed: Path, good: Path, paths: Iterable[str]) -> None:
+    """Replace files of a placed tree by those of a good one, each with one rename, for whoever reads it meanwhile."""
+    open_folders(placed)
+    for path in paths:
+        (placed / path).parent.mkdir(parents=True, exist_ok=True)
+        (good / path).replace(placed / path)
+    seal(placed)
+    placed.chmod(0o555)
+
+
+def remove_tree(tree: Path) -> None:
+    """Delete a tree, read-only folders included; absent is fine."""
+    if tree.is_symlink() or not tree.is_dir():
+        tree.unlink(missing_ok=True)
+        return
+    open_folders(tree)
+    shutil.rmtree(tree, ignore_errors=False)
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written where the folder is, or will be."""
+    at = folder
+    while not at.exists():
+        at = at.parent
+    return shutil.disk_usage(at).free
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the error says that the disk or the quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,266 @@
+"""A shelf: a folder of read-only entries, each named by its content and shared by whoever needs it.
+
+An entry is filled in a staging folder under its own lock and then appears with one rename, so nobody ever sees half of
+one; a filler that died leaves its staging folder, which the next one continues. Entries that nobody holds leave
+least-recently-used first when a size limit needs room. What is in an entry, and whether it is intact, is the caller's
+business.
+
+    <root>/<name>/              the entry, read-only
+    <root>/.staging/<name>/     what is being filled; ``tree/`` inside becomes the entry
+    <root>/.locks/<name>        whoever fills or evicts the entry holds this
+    <root>/.records/<name>      its size; the modification time is when it was last used
+    <root>/.holds/<name>/<who>  one empty file per holder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from fermion.adapters.files.locks import lock, try_lock
+from fermion.adapters.files.placing import free_bytes, place, remove_tree, seal, write_durably
+from fermion.errors import DriverCannot, NotFound, OutsideUnavailable
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry as it stands: its bytes, when it was last asked for, and who holds it."""
+
+    name: str
+    size: int
+    used_at: datetime
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """An entry being filled under its lock. ``folder`` is free for the filler; ``tree`` in it becomes the entry."""
+
+    name: str
+    folder: Path
+    tree: Path
+    lock: int
+
+
+class Shelf:
+    """The entries below one root folder.
+
+    ``size_limit`` is in bytes (None: no limit). ``grace`` is how long an entry that was asked for is safe from eviction
+    without a hold: enough for the caller to place one. ``lock_timeout`` bounds the wait for another filler.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        size_limit: int | None = None,
+        grace: timedelta = timedelta(minutes=10),
+        lock_timeout: timedelta = timedelta(hours=1),
+    ) -> None:
+        self.root = root
+        self.size_limit = size_limit
+        self.grace = grace
+        self.lock_timeout = lock_timeout
+
+    # --- finding and filling ---
+
+    def find(self, name: str) -> Path | None:
+        """The entry, marked as used now, or None."""
+        path = self.root / name
+        if not path.is_dir():
+            return None
+        try:
+            os.utime(self._record(name))
+        except FileNotFoundError:
+            self._write_record(name, _size_of(path))
+        return path
+
+    @contextmanager
+    def filling(self, name: str) -> Iterator[Filling]:
+        """Fill the entry, alone: others that want it wait for the end of this block.
+
+        What an earlier filler left in the folder is still there. Look again with ``find`` first: it may be filled by now.
+        """
+        with lock(self._lock(name), timeout=self.lock_timeout, what=f"staging {name}") as descriptor:
+            folder = self.root / ".staging" / name
+            yield Filling(name=name, folder=folder, tree=folder / "tree", lock=descriptor)
+
+    def place(self, filling: Filling) -> Path:
+        """Make the filled tree the entry, read-only and durable, and forget the staging folder."""
+        size = _size_of(filling.tree)
+        seal(filling.tree)
+        self._write_record(filling.name, size)
+        place(filling.tree, self.root / filling.name)
+        remove_tree(filling.folder)
+        return self.root / filling.name
+
+    # --- holding ---
+
+    def hold(self, name: str, holder: str) -> None:
+        """Keep the entry from being evicted until ``drop``; repeated it does nothing.
+
+        Raises:
+            NotFound: it is not here (any more): stage it again.
+        """
+        with lock(self._lock(name), timeout=self.lock_timeout, what=f"staging {name}"):
+            if not (self.root / name).is_dir():
+                raise NotFound(f"{name} is not in {self.root}; stage it again before holding it.", what=name)
+            folder = self.root / ".holds" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / urllib.parse.quote(holder, safe="")).touch()
+
+    def drop(self, holder: str) -> int:
+        """Let go of everything that this holder holds; how many entries that were."""
+        quoted = urllib.parse.quote(holder, safe="")
+        dropped = 0
+        for mark in self._below(".holds"):
+            try:
+                (mark / quoted).unlink()
+                dropped += 1
+            except FileNotFoundError:
+                continue
+        return dropped
+
+    def holders(self, name: str) -> tuple[str, ...]:
+        """Who holds the entry, sorted."""
+        folder = self.root / ".holds" / name
+        try:
+            return tuple(sorted(urllib.parse.unquote(each) for each in os.listdir(folder)))
+        except FileNotFoundError:
+            return ()
+
+    def holds(self) -> Mapping[str, tuple[str, ...]]:
+        """Entry name to its holders, for every entry that somebody holds."""
+        return {mark.name: who for mark in self._below(".holds") if (who := self.holders(mark.name))}
+
+    # --- room ---
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every entry, the least recently used first."""
+        found = []
+        for path in self._below("."):
+            if path.name.startswith("."):
+                continue
+            size, used_at = self._read_record(path.name)
+            found.append(Entry(name=path.name, size=size, used_at=used_at, holders=self.holders(path.name)))
+        return tuple(sorted(found, key=lambda entry: (entry.used_at, entry.name)))
+
+    def make_room(self, needed: int, *, what: str) -> None:
+        """Evict until ``needed`` bytes more keep the size limit and fit on the disk.
+
+        Raises:
+            DriverCannot: it could never fit under the limit.
+            OutsideUnavailable: too much is in use, or the disk is full; later it may fit.
+        """
+        if self.size_limit is not None:
+            if needed > self.size_limit:
+                message = (
+                    f"{what} needs {_gib(needed)} and the cache's limit is {_gib(self.size_limit)}; raise the limit."
+                )
+                raise DriverCannot(f"{message} ({self.root})", what=what)
+            self._evict_down_to(self.size_limit - needed)
+            used = sum(entry.size for entry in self.entries())
+            if used + needed > self.size_limit:
+                raise OutsideUnavailable(self._why_no_room(what, needed, used), what=what)
+        free = free_bytes(self.root)
+        if free < needed:
+            message = f"{what} needs {_gib(needed)} and {self.root} has {_gib(free)} free; free or add disk space."
+            raise OutsideUnavailable(message, what=what)
+
+    def _why_no_room(self, what: str, needed: int, used: int) -> str:
+        holders = sorted({who for entry in self.entries() for who in entry.holders})
+        shown = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
+        limit = self.size_limit or 0
+        return (
+            f"{what} needs {_gib(needed)}; {_gib(used)} of the cache's {_gib(limit)} are in use "
+            f"({shown or 'asked for within the last ' + str(self.grace)}). It fits when they end; or raise the limit."
+        )
+
+    def _evict_down_to(self, limit: int) -> None:
+        entries = self.entries()
+        used = sum(entry.size for entry in entries)
+        for entry in entries:
+            if used <= limit:
+                return
+            if self.evict(entry.name):
+                used -= entry.size
+
+    def evict(self, name: str) -> bool:
+        """Delete one entry unless it is held, was asked for within the grace time, or is being filled."""
+        with try_lock(self._lock(name)) as is_locked:
+            if not is_locked or self.holders(name) or self._is_fresh(name):
+                return False
+            leaving = self.root / ".staging" / f"evicted-{secrets.token_hex(6)}"
+            leaving.parent.mkdir(parents=True, exist_ok=True)
+            path = self.root / name
+            path.chmod(0o755)
+            path.rename(leaving)
+            self._record(name).unlink(missing_ok=True)
+        remove_tree(leaving)
+        return True
+
+    def _is_fresh(self, name: str) -> bool:
+        _, used_at = self._read_record(name)
+        return datetime.now(UTC) - used_at < self.grace
+
+    def clear_leftovers(self, *, older_than: timedelta) -> int:
+        """Delete staging folders that nobody has touched for that long; how many."""
+        cleared = 0
+        for folder in self._below(".staging"):
+            with try_lock(self._lock(folder.name)) as is_locked:
+                age = datetime.now(UTC) - datetime.fromtimestamp(_last_write(folder), UTC)
+                if is_locked and age >= older_than:
+                    remove_tree(folder)
+                    cleared += 1
+        return cleared
+
+    # --- files ---
+
+    def _lock(self, name: str) -> Path:
+        return self.root / ".locks" / name
+
+    def _record(self, name: str) -> Path:
+        return self.root / ".records" / name
+
+    def _write_record(self, name: str, size: int) -> None:
+        path = self._record(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, json.dumps({"size": size}).encode())
+
+    def _read_record(self, name: str) -> tuple[int, datetime]:
+        path = self._record(name)
+        try:
+            size = int(json.loads(path.read_bytes())["size"])
+            return size, datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            # Lost or torn: the entry itself is whole. It counts as never used, so that it leaves first.
+            return _size_of(self.root / name), datetime.fromtimestamp(0, UTC)
+
+    def _below(self, folder: str) -> list[Path]:
+        try:
+            return [Path(each.path) for each in os.scandir(self.root / folder) if each.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
+
+
+def _size_of(tree: Path) -> int:
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(tree) for name in names)
+
+
+def _last_write(tree: Path) -> float:
+    times = [os.lstat(folder).st_ctime for folder, _, _ in os.walk(tree)]
+    times += [os.lstat(os.path.join(folder, name)).st_ctime for folder, _, names in os.walk(tree) for name in names]
+    return max(times, default=0.0)
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.2f} GiB" if size >= _GIB // 100 else f"{size} bytes"

@@ -1,0 +1,299 @@
+"""Training code: what a ref means, and read-only checkouts shared by all jobs of a commit.
+
+<root>/git/<repository>.git/       the mirror (``<repository>`` is a hash of the URL)
+<root>/code/<repository>/<commit>/ the checkout, without .git
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
+from fermion.adapters.files.shelf import Filling, Shelf
+from fermion.adapters.git import refs
+from fermion.adapters.git.mirror import LINK, REGULAR, SUBMODULE, Limits, Mirror, Node
+from fermion.adapters.git.remotes import FIELD, Remote, Rules, parse, shown
+from fermion.adapters.git.runner import Credentials, Runner, Ssh
+from fermion.domain.problems import Problem
+from fermion.errors import OutsideUnavailable, RequestRefused
+
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+_LFS_POINTER_MAX = 1024
+_MAX_LINKS = 40
+
+
+class Repositories:
+    """Keeps ``ports.Code`` below ``root`` (usually ``<location root>/cache``).
+
+    ``credentials`` is asked for each host at each contact; nothing of it is kept.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        rules: Rules,
+        credentials: Credentials = lambda host: None,
+        ssh: Ssh | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._rules = rules
+        self._credentials = credentials
+        self._ssh = ssh or Ssh()
+        self._limits = limits or Limits()
+
+    # --- ports.Code ---
+
+    def resolve(self, repository: str, ref: str) -> str:
+        """See ``ports.Code``. A branch or tag comes before a commit of the same spelling, as in git.
+
+        Raises:
+            RequestRefused: all problems of the URL and the ref; or no such ref, or one with several meanings.
+        """
+        remote = parse(repository, self._rules)
+        problems = refs.problems_of(ref)
+        if isinstance(remote, list):
+            raise RequestRefused([*remote, *problems], what="code")
+        if problems:
+            raise RequestRefused(problems, what="code")
+        mirror = self._mirror(remote)
+        if refs.is_commit(ref):
+            return self._whole_commit(mirror, remote, ref)
+        meanings = mirror.advertised(ref, f"refs/heads/{ref}", f"refs/tags/{ref}", f"refs/tags/{ref}^{{}}").commits_of(
+            ref
+        )
+        if not meanings and refs.is_short_commit(ref):
+            meanings = {commit: commit for commit in mirror.find_short(ref)}
+        commits = set(meanings.values())
+        if len(commits) == 1:
+            return commits.pop()
+        if commits:
+            raise RequestRefused([refs.ambiguous(ref, meanings)], what="code")
+        raise RequestRefused([refs.missing(ref, mirror.advertised().names(), shown(repository))], what="code")
+
+    def checkout(self, repository: str, commit: str) -> str:
+        """See ``ports.Code``: the path of a read-only folder without ``.git``.
+
+        Raises:
+            RequestRefused: the URL is not allowed, no such commit, a submodule or LFS file is needed, or a link leads out.
+        """
+        remote = self._remote(repository)
+        mirror = self._fetched(remote, repository, commit)
+        shelf = self._shelf(remote)
+        nodes = mirror.tree(commit)
+        if (path := shelf.find(commit)) is not None and not _touched(path, nodes):
+            return str(path)
+        with shelf.filling(commit) as filling:
+            path = shelf.find(commit)
+            if path is not None and not _touched(path, nodes):
+                return str(path)
+            try:
+                return str(_fill(shelf, filling, mirror, nodes))
+            except OSError as error:
+                reason = "the disk is full" if is_full(error) else error.strerror
+                message = f"commit {commit} cannot be checked out below {self._root}: {reason}. Call again."
+                raise OutsideUnavailable(message, what=commit) from error
+
+    def has_file(self, repository: str, commit: str, path: str) -> bool:
+        """See ``ports.Code``. Links are followed while they stay inside the repository."""
+        remote = self._remote(repository)
+        mirror = self._fetched(remote, repository, commit)
+        node = _follow(mirror, mirror.tree(commit), path)
+        return node is not None and node.mode in REGULAR
+
+    # --- keeping house ---
+
+    def hold(self, repository: str, commit: str, holder: str) -> None:
+        """Keep a checkout from eviction until ``drop``.
+
+        Raises:
+            NotFound: it is not checked out (any more).
+        """
+        self._shelf(self._remote(repository)).hold(commit, holder)
+
+    def drop(self, holder: str) -> int:
+        """Let go of every checkout that this holder holds; how many."""
+        return sum(shelf.drop(holder) for shelf in self._shelves(timedelta()))
+
+    def evict_unused(self, *, for_longer_than: timedelta) -> int:
+        """Delete checkouts that nobody holds or asked for within that time; how many. Mirrors stay."""
+        return sum(shelf.evict(entry.name) for shelf in self._shelves(for_longer_than) for entry in shelf.entries())
+
+    def _shelves(self, grace: timedelta) -> Iterator[Shelf]:
+        if (self._root / "code").is_dir():
+            for folder in sorted((self._root / "code").iterdir()):
+                yield Shelf(folder, grace=grace, lock_timeout=self._limits.transfer)
+
+    # --- parts ---
+
+    def _remote(self, repository: str) -> Remote:
+        remote = parse(repository, self._rules)
+        if isinstance(remote, list):
+            raise RequestRefused(remote, what="code")
+        return remote
+
+    def _mirror(self, remote: Remote) -> Mirror:
+        runner = Runner(
+            remote=remote,
+            folder=self._root / "git" / f"{_hash(remote)}.git",
+            settings=self._root / "git" / ".settings",
+            credentials=self._credentials,
+            ssh=self._ssh,
+        )
+        return Mirror(runner, limits=self._limits)
+
+    def _shelf(self, remote: Remote) -> Shelf:
+        return Shelf(self._root / "code" / _hash(remote), lock_timeout=self._limits.transfer)
+
+    def _fetched(self, remote: Remote, repository: str, commit: str) -> Mirror:
+        mirror = self._mirror(remote)
+        if not refs.is_commit(commit):
+            raise RequestRefused([refs.missing(commit, [], shown(repository))], what="code")
+        self._whole_commit(mirror, remote, commit)
+        return mirror
+
+    def _whole_commit(self, mirror: Mirror, remote: Remote, commit: str) -> str:
+        found = mirror.peeled(commit) if mirror.fetch(commit) else None
+        if found is None:
+            raise RequestRefused([refs.missing(commit, mirror.advertised().names(), shown(remote.url))], what="code")
+        return found
+
+
+def _hash(remote: Remote) -> str:
+    return hashlib.sha256(remote.url.encode()).hexdigest()[:16]
+
+
+def _fill(shelf: Shelf, filling: Filling, mirror: Mirror, nodes: Mapping[str, Node]) -> Path:
+    """The finished checkout; one that was damaged is mended file by file, because jobs may be reading it."""
+    remove_tree(filling.folder)
+    problems = _of_submodules(mirror, nodes)
+    mirror.export(filling.name, filling.tree)
+    problems += _of_links(filling.tree, nodes) + _of_lfs(mirror, filling.tree, nodes)
+    if problems:
+        remove_tree(filling.folder)
+        raise RequestRefused(problems, what="code")
+    present = shelf.find(filling.name)
+    if present is None:
+        return shelf.place(filling)
+    mend(present, filling.tree, _touched(present, nodes))
+    remove_tree(filling.folder)
+    return present
+
+
+def _touched(folder: Path, nodes: Mapping[str, Node]) -> list[str]:
+    return [path for path, node in nodes.items() if node.mode in REGULAR and not _is_untouched(folder / path)]
+
+
+def _is_untouched(path: Path) -> bool:
+    try:
+        return int(path.lstat().st_mtime) == PLACED_AT
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _follow(mirror: Mirror, nodes: Mapping[str, Node], path: str) -> Node | None:
+    """The entry at a path after following links, None where there is none or it lies outside."""
+    waiting = [part for part in path.split("/") if part not in ("", ".")]
+    if path.startswith("/") or not waiting:
+        return None
+    at: list[str] = []
+    links = 0
+    while waiting:
+        part = waiting.pop(0)
+        if part == "..":
+            above = "/".join(at)
+            if not at or not any(each.startswith(f"{above}/") for each in nodes):
+                return None
+            at.pop()
+            continue
+        at.append(part)
+        node = nodes.get("/".join(at))
+        if node is None or node.mode != LINK:
+            continue
+        target = mirror.read(node)
+        links += 1
+        if links > _MAX_LINKS or target.startswith("/"):
+            return None
+        at.pop()
+        waiting = [each for each in target.split("/") if each not in ("", ".")] + waiting
+    return nodes.get("/".join(at))
+
+
+def _of_submodules(mirror: Mirror, nodes: Mapping[str, Node]) -> list[Problem]:
+    paths = [path for path, node in nodes.items() if node.mode == SUBMODULE]
+    if not paths:
+        return []
+    unneeded = _not_updated(mirror, nodes)
+    return [
+        _problem(
+            "submodule",
+            f"{path} is a submodule, and submodules are not fetched.",
+            "Copy its files into the repository, install it in the image, or set 'update = none' for it in .gitmodules.",
+        )
+        for path in paths
+        if path not in unneeded
+    ]
+
+
+def _not_updated(mirror: Mirror, nodes: Mapping[str, Node]) -> set[str]:
+    """Paths of submodules that the repository itself says are not to be checked out (``update = none``)."""
+    if (node := nodes.get(".gitmodules")) is None or node.mode not in REGULAR:
+        return set()
+    values = dict(mirror.config(node))
+    none = (key.removesuffix(".update") for key, value in values.items() if key.endswith(".update") and value == "none")
+    return {posixpath.normpath(values[f"{name}.path"]) for name in none if f"{name}.path" in values}
+
+
+def _of_lfs(mirror: Mirror, tree: Path, nodes: Mapping[str, Node]) -> list[Problem]:
+    pointers = [path for path, node in nodes.items() if node.mode in REGULAR and _is_pointer(tree / path)]
+    if not pointers:
+        return []
+    excluded = _fetch_excluded(mirror, nodes)
+    return [
+        _problem(
+            "lfs",
+            f"{path} is a Git LFS pointer; its content is not in the repository.",
+            "Put the file into a dataset, commit it itself, or list it in lfs.fetchexclude of .lfsconfig if it is not needed.",
+        )
+        for path in pointers
+        if not any(fnmatchcase(path, pattern) or path.startswith(f"{pattern}/") for pattern in excluded)
+    ]
+
+
+def _fetch_excluded(mirror: Mirror, nodes: Mapping[str, Node]) -> list[str]:
+    if (node := nodes.get(".lfsconfig")) is None or node.mode not in REGULAR:
+        return []
+    listed = [value for key, value in mirror.config(node) if key == "lfs.fetchexclude"]
+    patterns = (each.strip().strip("/") for value in listed for each in value.split(","))
+    return [pattern for pattern in patterns if pattern]
+
+
+def _is_pointer(path: Path) -> bool:
+    if path.lstat().st_size > _LFS_POINTER_MAX:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
+def _of_links(tree: Path, nodes: Mapping[str, Node]) -> list[Problem]:
+    root = Path(os.path.realpath(tree))
+    return [
+        _problem(
+            "link_leaves",
+            f"{path} is a link to {os.readlink(tree / path)!r}, which is outside the repository.",
+            "Replace the link by a copy of what it points to.",
+        )
+        for path, node in nodes.items()
+        if node.mode == LINK and not Path(os.path.realpath(tree / path)).is_relative_to(root)
+    ]
+
+
+def _problem(code: str, message: str, fix: str) -> Problem:
+    return Problem(field=FIELD, code=code, message=message, fix=fix)

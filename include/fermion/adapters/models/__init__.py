@@ -1,0 +1,1 @@
+"""Model repositories: a local folder and an S3 bucket, with the same manifest."""

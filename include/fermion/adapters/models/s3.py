@@ -1,0 +1,239 @@
+"""The model repository in an S3 bucket that keeps conditional writes (Amazon S3, MinIO, Ceph, Swift, …).
+
+    <prefix>/<model>/<number>/manifest.json       the version; it names where its files lie
+    <prefix>/<model>/.files/<key>-<random>/…      the files of one publish, under their own names
+    <prefix>/<model>/.keys/<hash>                 written before a number is claimed: only then can the key have a version
+
+A number is claimed by creating its manifest with ``If-None-Match: *``, which the store lets only one publisher do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+from fermion.adapters.files.trees import in_parallel
+from fermion.adapters.models.drafts import checked_files
+from fermion.adapters.models.manifest import NAME, Manifest
+from fermion.adapters.s3.client import S3Store, Stored, translated
+from fermion.adapters.s3.download import hash_object
+from fermion.adapters.s3.upload import TreeUpload
+from fermion.domain.artifacts import FileEntry, ModelDraft, ModelVersion
+from fermion.domain.model_names import problems_of
+from fermion.errors import OutsideBroken
+
+_PROBE = ".conditional-write"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """What a clean-up removed: uploads that were aborted, and objects that belonged to no version."""
+
+    uploads: int
+    objects: int
+
+
+class S3Models:
+    """Keeps ``ports.ModelRepository`` below ``s3://bucket/prefix``."""
+
+    def __init__(self, store: S3Store, *, bucket: str, prefix: str = "") -> None:
+        self.store = store
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._is_probed = False
+
+    # --- publishing ---
+
+    def publish(self, draft: ModelDraft, folder: Path, *, key: str) -> ModelVersion:
+        """See ``ports.ModelRepository``.
+
+        Raises:
+            RequestRefused: the model's name or the folder has problems.
+            OutsideUnavailable: the store does not answer; no version exists then.
+            OutsideBroken: the store refuses or ignores conditional writes, or a file was changed while it was sent.
+        """
+        earlier, newest = self._look_for(draft.model, key)
+        if earlier is not None:
+            return earlier
+        tree = checked_files(draft, folder)
+        self._probe()
+        files_in = f".files/{_digest(key)}-{secrets.token_hex(8)}"
+        upload = TreeUpload(self.store, bucket=self._bucket, prefix=self._key(draft.model, f"{files_in}/"))
+        files = upload.run(tree.files)
+        return self._claim(Manifest.of(draft, 0, files=files, files_in=files_in, key=key), newest)
+
+    def _claim(self, manifest: Manifest, newest: int) -> ModelVersion:
+        self.store.create(self._bucket, self._key_note(manifest.model, manifest.key), b"")
+        number = newest
+        while True:
+            number += 1
+            numbered = manifest.numbered(number)
+            if self.store.create(self._bucket, self._manifest_key(manifest.model, number), numbered.to_bytes()):
+                return numbered.to_version(self._uri(numbered))
+            taken = self._read(manifest.model, number)
+            if taken is not None and taken.key == manifest.key:
+                self._delete_files(manifest)
+                return taken.to_version(self._uri(taken))
+
+    def _delete_files(self, manifest: Manifest) -> None:
+        prefix = self._key(manifest.model, f"{manifest.files_in}/")
+        self.store.delete(self._bucket, [f"{prefix}{entry.path}" for entry in manifest.files])
+
+    def _probe(self) -> None:
+        """See once that the store keeps conditional writes: one that ignores them would lose versions silently."""
+        key = f"{self._prefix}{_PROBE}"
+        if (
+            not self._is_probed
+            and self.store.create(self._bucket, key, b"")
+            and self.store.create(self._bucket, key, b"")
+        ):
+            message = f"the store of s3://{self._bucket} ignores If-None-Match, so two publishers could get one number."
+            raise OutsideBroken(f"{message} Use a store that keeps conditional writes.", what=self._bucket)
+        self._is_probed = True
+
+    # --- idempotency ---
+
+    def _look_for(self, model: str, key: str) -> tuple[ModelVersion | None, int]:
+        """The version that the key has, and the newest number up to which that is certain.
+
+        The numbers are listed before the key's note is looked for: a note that is absent now was absent when each of
+        them was claimed. Every later number is looked at when it turns out to be taken.
+        """
+        if problems_of(model):
+            return None, 0
+        numbers = self._numbers(model)
+        newest = numbers[0] if numbers else 0
+        if self.store.get(self._bucket, self._key_note(model, key)) is None:
+            return None, newest
+        for number in numbers:
+            manifest = self._read(model, number)
+            if manifest is not None and manifest.key == key:
+                return manifest.to_version(self._uri(manifest)), newest
+        return None, newest
+
+    # --- reading ---
+
+    def get(self, model: str, number: int) -> ModelVersion | None:
+        """See ``ports.ModelRepository``."""
+        if problems_of(model) or number < 1:
+            return None
+        manifest = self._read(model, number)
+        return manifest.to_version(self._uri(manifest)) if manifest else None
+
+    def versions(self, model: str) -> Sequence[ModelVersion]:
+        """See ``ports.ModelRepository``."""
+        if problems_of(model):
+            return ()
+        manifests = in_parallel(partial(self._read, model), self._numbers(model), workers=self.store.workers)
+        return tuple(manifest.to_version(self._uri(manifest)) for manifest in manifests if manifest)
+
+    def models(self) -> Sequence[str]:
+        """See ``ports.ModelRepository``; sorted."""
+        return tuple(sorted(self._models_below("")))
+
+    def _models_below(self, model: str) -> Iterator[str]:
+        names = self.store.folders(self._bucket, self._key(model, "") if model else self._prefix)
+        if model and any(self._read(model, int(name)) for name in names if name.isdecimal()):
+            yield model
+        for name in names:
+            path = f"{model}/{name}" if model else name
+            if not problems_of(path):
+                yield from self._models_below(path)
+
+    def _numbers(self, model: str) -> list[int]:
+        """Claimed numbers, newest first."""
+        names = self.store.folders(self._bucket, self._key(model, ""))
+        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+    def _read(self, model: str, number: int) -> Manifest | None:
+        key = self._manifest_key(model, number)
+        content = self.store.get(self._bucket, key)
+        return None if content is None else Manifest.from_bytes(content, where=f"s3://{self._bucket}/{key}")
+
+    # --- verifying and cleaning ---
+
+    def verify(self, version: ModelVersion) -> Sequence[str]:
+        """See ``ports.ModelRepository``; files that are there beyond the manifest are named as well."""
+        manifest = self._read(version.model, version.number)
+        if manifest is None:
+            return (f"{version.path} has no manifest in s3://{self._bucket}/{self._prefix}.",)
+        if manifest.checksum != version.checksum:
+            return (f"{version.path} has checksum {manifest.checksum}, expected {version.checksum}.",)
+        prefix = self._key(manifest.model, f"{manifest.files_in}/")
+        there = {each.key[len(prefix) :]: each for each in self.store.objects(self._bucket, prefix)}
+        listed = {entry.path for entry in manifest.files}
+        found = [f"{path} is not in the manifest." for path in sorted(there.keys() - listed)]
+        compare = partial(self._compare, there)
+        checked = in_parallel(compare, manifest.files, workers=self.store.workers)
+        return tuple(found + [sentence for sentence in checked if sentence])
+
+    def _compare(self, there: dict[str, Stored], entry: FileEntry) -> str | None:
+        stored = there.get(entry.path)
+        if stored is None:
+            return f"{entry.path} is missing."
+        if stored.size != entry.size:
+            return f"{entry.path} has {stored.size} bytes, the manifest says {entry.size}."
+        sha256 = hash_object(self.store, self._bucket, stored)
+        return (
+            None if sha256 == entry.sha256 else f"{entry.path} has sha256 {sha256}, the manifest says {entry.sha256}."
+        )
+
+    def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Cleared:
+        """Abort uploads and delete files that publishers which died left more than ``older_than`` ago.
+
+        Choose a time longer than any publish takes: one that is still under way looks the same.
+        """
+        uploads = self._abort_uploads(now - older_than)
+        old = [
+            each.key for each in self.store.objects(self._bucket, self._prefix) if each.changed_at <= now - older_than
+        ]
+        places = {key: place for key in old if (place := _files_prefix(key)) is not None}
+        used = self._used_prefixes()  # after the listing, so that a version claimed meanwhile is seen
+        stale = [key for key, place in places.items() if place not in used]
+        self.store.delete(self._bucket, stale)
+        return Cleared(uploads=uploads, objects=len(stale))
+
+    def _abort_uploads(self, before: datetime) -> int:
+        aborted = 0
+        client = self.store.client()
+        with translated(f"s3://{self._bucket}/{self._prefix}"):
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                for each in page.get("Uploads", ()):
+                    if _files_prefix(each["Key"]) is not None and each["Initiated"] <= before:
+                        client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
+                        aborted += 1
+        return aborted
+
+    def _used_prefixes(self) -> set[str]:
+        manifests = (self._read(model, number) for model in self._models_below("") for number in self._numbers(model))
+        return {self._key(manifest.model, f"{manifest.files_in}/") for manifest in manifests if manifest}
+
+    # --- keys ---
+
+    def _key(self, model: str, rest: str) -> str:
+        return f"{self._prefix}{model}/{rest}"
+
+    def _manifest_key(self, model: str, number: int) -> str:
+        return self._key(model, f"{number}/{NAME}")
+
+    def _key_note(self, model: str, key: str) -> str:
+        return self._key(model, f".keys/{_digest(key)}")
+
+    def _uri(self, manifest: Manifest) -> str:
+        return f"s3://{self._bucket}/{self._key(manifest.model, manifest.files_in)}"
+
+
+def _files_prefix(key: str) -> str | None:
+    """``…/.files/<publish>/`` of a file's key; None for every other object."""
+    before, mark, after = key.partition("/.files/")
+    return f"{before}{mark}{after.split('/')[0]}/" if mark and "/" in after else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

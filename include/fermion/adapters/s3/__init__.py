@@ -1,0 +1,1 @@
+"""S3: the client, and parallel transfers that datasets and models share."""
