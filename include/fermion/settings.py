@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import quote, unquote
 
 from pydantic import (
     AfterValidator,
@@ -75,8 +76,13 @@ def _as_place(text: str, info: ValidationInfo) -> str:
     return _place(text, _root_of(info))
 
 
+def _as_uri(text: str, info: ValidationInfo) -> str:
+    place = _place(text, _root_of(info))
+    return place if place.startswith("s3://") else Path(place).as_uri()
+
+
 def _as_folder(text: str, info: ValidationInfo) -> str:
-    return os.path.normpath(_root_of(info) / text.removeprefix("file://"))
+    return os.path.normpath(_root_of(info) / _path_in(text))
 
 
 def _as_lock(lock: Path, info: ValidationInfo) -> Path:
@@ -91,6 +97,7 @@ Whole = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Truth = Annotated[bool, Field(strict=True)]
 Place = Annotated[str, AfterValidator(_as_place)]
+Uri = Annotated[str, AfterValidator(_as_uri)]
 Folder = Annotated[str, AfterValidator(_as_folder)]
 Lock = Annotated[Path, AfterValidator(_as_lock)]
 List = BeforeValidator(_as_tuple)
@@ -380,7 +387,7 @@ class Configuration(_Section):
     """Cluster name to how it is reached. Names are the first half of pool ids."""
     images: Annotated[dict[ImageId, ImageSettings], Table] = {}
     """Image id (``name:tag``) to its environment, for process clusters."""
-    datasets: Annotated[dict[DatasetName, Place], Table] = {}
+    datasets: Annotated[dict[DatasetName, Uri], Table] = {}
     """Dataset name to its folder (a path or ``file://``) or ``s3://bucket/prefix``, within ``data.roots``."""
     data: DataSettings = DataSettings()
     """Where datasets may lie."""
@@ -476,8 +483,8 @@ class Settings(Configuration):
 
     @property
     def models_uri(self) -> str:
-        """Where models are published: ``file:///…`` or ``s3://…``."""
-        return self.models.uri or self.models_dir.as_uri()
+        """Where models are published: a folder's absolute path or ``s3://bucket/prefix``."""
+        return self.models.uri or str(self.models_dir)
 
     @property
     def default_policy(self) -> PoolPolicy:
@@ -499,9 +506,7 @@ class Settings(Configuration):
 
     def expand(self, text: str) -> str:
         """The text with ``${FERMION_ROOT}`` and ``${FERMION_STATE}`` filled in; other variables stay as they are."""
-        for name, value in _variables(self.root, self.state).items():
-            text = text.replace(f"${{{name}}}", value)
-        return text
+        return _filled(text, _variables(self.root, self.state))
 
     def expand_spec(self, spec: Mapping[str, object]) -> dict[str, object]:
         """A job spec from a file with the two variables filled in, in all of its strings that are not nested."""
@@ -517,9 +522,8 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, *, c
     Raises:
         SettingsInvalid: there is no configuration, or it has problems; all of them are listed.
     """
-    root = _find_root(path, environ, cwd or Path.cwd())
+    root, state = locate(path, environ, cwd=cwd)
     file = path.resolve() if path is not None else root / CONFIGURATION
-    state = Path(environ.get("FERMION_STATE") or root / "run").absolute()
     if not file.is_file():
         raise SettingsInvalid(f"{file} does not exist; write it, or set FERMION_ROOT to the folder that holds config/.")
     shown = str(file.relative_to(root)) if file.is_relative_to(root) else str(file)
@@ -537,6 +541,18 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ, *, c
         database_url=database_url,
         airflow_url=_airflow_url(configuration, state, environ),
     )
+
+
+def locate(
+    path: Path | None = None, environ: Mapping[str, str] = os.environ, *, cwd: Path | None = None
+) -> tuple[Path, Path]:
+    """(root folder, state folder) without reading the configuration, for what has to work when it is wrong.
+
+    Raises:
+        SettingsInvalid: there is no root folder anywhere.
+    """
+    root = _find_root(path, environ, cwd or Path.cwd())
+    return root, Path(environ.get("FERMION_STATE") or root / "run").absolute()
 
 
 def _find_root(path: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
@@ -584,16 +600,29 @@ def _root_of(info: ValidationInfo) -> Path:
 
 
 def _place(text: str, root: Path) -> str:
-    """``s3://bucket/prefix`` as it is, a folder as ``file:///…``."""
+    """``s3://bucket/prefix`` as it is, a folder as its absolute path."""
     if text.startswith("s3://"):
         if re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/]+)*/?", text) is None:
             raise ValueError(
                 f"{text!r} is not s3://bucket/prefix; a bucket has 3 to 63 lower-case letters, digits, . and -"
             )
         return text.rstrip("/")
-    if "://" in text.removeprefix("file://") or not text:
+    path = _path_in(text)
+    if "://" in path or not path:
         raise ValueError(f"{text!r} is neither a folder nor s3://bucket/prefix")
-    return Path(os.path.normpath(root / text.removeprefix("file://"))).as_uri()
+    return os.path.normpath(root / path)
+
+
+def _path_in(text: str) -> str:
+    """The path that a path or a ``file://`` URL names."""
+    return unquote(text.removeprefix("file://")) if text.startswith("file://") else text
+
+
+def _filled(text: str, variables: Mapping[str, str]) -> str:
+    """The text with ``${NAME}`` filled in; inside of a ``file://`` URL, as a URL has to write it."""
+    for name, value in variables.items():
+        text = text.replace(f"${{{name}}}", quote(value) if text.startswith("file://") else value)
+    return text
 
 
 def _bytes(gib: float | None) -> int | None:
@@ -703,8 +732,7 @@ class _Document:
         for name in re.findall(r"\$\{([^}]*)\}?", value):
             if name not in variables:
                 self._refuse(where, f"${{{name}}} is not known; only {' and '.join(variables)} can stand here.")
-            value = value.replace(f"${{{name}}}", variables.get(name, ""))
-        return value
+        return _filled(value, variables)
 
     def _take(self, kind: str, where: Where, details: Mapping[str, Any]) -> None:
         """Add one of pydantic's findings in our words."""

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from fermion import settings as module
 from fermion.domain.pools import Budget, PoolPolicy, TeamQuota
 from fermion.errors import SettingsInvalid
-from fermion.settings import Configuration, Settings, load
+from fermion.settings import Configuration, Settings, load, locate
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -69,6 +69,11 @@ def test_a_root_without_configuration_is_refused_with_its_name(tmp_path: Path) -
         load(environ={"FERMION_ROOT": str(tmp_path)})
 
 
+def test_the_folders_are_found_even_when_the_configuration_is_wrong(root: Path) -> None:
+    (root / "config" / "fermion.yaml").write_text("nonsense: [")
+    assert locate(environ={"FERMION_ROOT": str(root)}) == (root, root / "run")
+
+
 def test_nothing_is_read_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setenv("FERMION_ROOT", str(root))
     assert load().root == root
@@ -115,7 +120,7 @@ def test_airflow_is_where_the_environment_says_then_where_it_was_started_then_as
 def test_an_empty_file_means_the_defaults(root: Path) -> None:
     settings = read(root, "")
     assert (settings.environment, settings.clusters, settings.datasets) == ("embedded", {}, {})
-    assert settings.models_uri == (root / "run" / "models").as_uri()
+    assert settings.models_uri == str(root / "run" / "models")
     assert settings.policy("any/pool").half_life == timedelta(days=7)
 
 
@@ -190,6 +195,16 @@ def test_variables_are_filled_in_and_paths_are_absolute(root: Path) -> None:
 def test_a_job_spec_may_name_the_two_folders(root: Path) -> None:
     spec = read(root, "").expand_spec({"repository": "file://${FERMION_STATE}/x.git", "gpus": 1, "name": "${HOME}"})
     assert spec == {"repository": f"file://{root}/run/x.git", "gpus": 1, "name": "${HOME}"}
+
+
+def test_a_folder_with_a_space_is_written_as_a_url_only_where_it_is_one(root: Path) -> None:
+    text = 'datasets: {a: "${FERMION_STATE}/a"}\ndata: {roots: ["file://${FERMION_STATE}"]}\ncode: {file_roots: ["file://${FERMION_STATE}"]}'
+    settings = read(root, text, FERMION_STATE="/srv/my state")
+    assert settings.datasets == {"a": "file:///srv/my%20state/a"}
+    assert settings.data.roots == settings.code.file_roots == ("/srv/my state",)
+    assert settings.models_uri == "/srv/my state/models"
+    spec = settings.expand_spec({"repository": "file://${FERMION_STATE}/x.git", "note": "${FERMION_STATE}"})
+    assert spec == {"repository": "file:///srv/my%20state/x.git", "note": "/srv/my state"}
 
 
 def test_cache_sizes_are_also_said_in_bytes(root: Path) -> None:
@@ -393,6 +408,6 @@ def test_every_setting_has_a_meaning_and_stands_on_its_page() -> None:
 
 def test_the_settings_are_the_only_reader_of_the_platforms_variables() -> None:
     package = Path(module.__file__).parent
-    reads = re.compile(r"(environ(\.get\(|\[)|getenv\()\s*[\"']FERMION_(ROOT|STATE|DATABASE_URL|AIRFLOW_URL)")
+    reads = re.compile(r"(os\.environ(\.get\(|\[)|getenv\()\s*[\"']FERMION_(ROOT|STATE|DATABASE_URL|AIRFLOW_URL)")
     readers = [file.name for file in package.rglob("*.py") if reads.search(file.read_text())]
     assert readers == ["settings.py"]

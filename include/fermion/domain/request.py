@@ -71,6 +71,8 @@ _SECRET = re.compile(
     r"|^token$|(?:^|_)(?:access|api|auth|bearer|refresh|session|secret|hf|github|gitlab|wandb)_token$"
 )
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SCP_LIKE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:/-][^:]*)")
 _REF_FORBIDDEN = re.compile(r"\.\.|@\{|//|[\x00-\x20\x7f~^:?*\[\\]")
 
 
@@ -86,7 +88,7 @@ _FIXES: Final[Mapping[str, str]] = {
     "name": "Use at most 100 printable characters.",
     "pool": "Take an id from the list of pools.",
     "image": "Take an id from the list of images.",
-    "repository": "Use https://host/path, ssh://git@host/path or file:///path.",
+    "repository": "Use https://host/path, ssh://git@host/path, git@host:path or file:///path.",
     "ref": "Name a branch, a tag or a commit.",
     "checkpoint": "Name the job whose last checkpoint to resume from.",
     "owner": "Use letters, digits and . _ @ + -",
@@ -446,12 +448,14 @@ def _repository_problem(value: str) -> str | None:
         return f"has {len(value)} characters; at most 2048 fit"
     if "${" in value:
         return "holds a variable that was not filled in; only a spec file given to the fermion command may hold one"
-    if any(ord(character) <= 32 or ord(character) == 127 for character in unquote(value)):
+    if " " in value or _CONTROL.search(unquote(value)):
         return "holds a space, a line break or another control character"
     if value.startswith("-"):
         return "starts with a dash, as an option does"
     if "::" in value.partition("//")[0]:
         return f"uses git's {value.partition('::')[0]}:: transport, which runs commands; use https, ssh or file"
+    if (scp := _SCP_LIKE.fullmatch(value)) is not None:
+        return _path_problem(value, scp["path"])
     try:
         parts = urlsplit(value)
         port_is_fine = parts.port is None or parts.port > 0
@@ -460,7 +464,7 @@ def _repository_problem(value: str) -> str | None:
     if not port_is_fine:
         return "has port 0"
     if parts.scheme not in ("https", "ssh", "http", "file"):
-        return "is not a URL with https, ssh or file (write ssh://git@host/path for git@host:path)"
+        return "is not a URL with https, ssh or file"
     return _host_problem(parts.scheme, parts.netloc, parts.hostname or "") or _path_problem(value, parts.path)
 
 
