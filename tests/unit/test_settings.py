@@ -410,4 +410,4 @@ def test_the_settings_are_the_only_reader_of_the_platforms_variables() -> None:
     package = Path(module.__file__).parent
     reads = re.compile(r"(os\.environ(\.get\(|\[)|getenv\()\s*[\"']FERMION_(ROOT|STATE|DATABASE_URL|AIRFLOW_URL)")
     readers = [file.name for file in package.rglob("*.py") if reads.search(file.read_text())]
-    assert readers == ["settings.py"]
+    assert readers == []
