@@ -24,7 +24,7 @@ from fermion.adapters.local_platform.addresses import Addresses
 from fermion.adapters.local_platform.keys import Keys, keep_keys
 from fermion.adapters.local_platform.layout import Layout
 from fermion.adapters.local_platform.locking import exclusive
-from fermion.adapters.local_platform.postgres import EmbeddedPostgres
+from fermion.adapters.local_platform.postgres import EmbeddedPostgres, forget_elsewhere
 from fermion.adapters.local_platform.programs import AIRFLOW, POSTGRES, environment, programs, render
 from fermion.adapters.local_platform.supervision import ProgramState, Supervisor
 from fermion.errors import Conflict, FermionError, OutsideUnavailable
@@ -45,7 +45,7 @@ LOG_LINES = 25
 
 @dataclass(frozen=True, slots=True)
 class UpResult:
-    """How ``up`` ended. ``import_errors``: DAG file to the last line of its traceback."""
+    """How ``up`` ended. ``import_errors``: DAG file to the last line of its traceback; read only after a start."""
 
     url: str
     user: str
@@ -110,7 +110,7 @@ class LocalPlatform:
                     notes.append(
                         f"it is up on port {kept.http}; to change it: FERMION_PORT={port} after `fermion down`"
                     )
-            errors = self._wait_for_dags(kept, keys)
+            errors = self._wait_for_dags(kept, keys) if started else {}
         return UpResult(
             url=kept.url,
             user="admin",
@@ -143,8 +143,7 @@ class LocalPlatform:
             )
         with exclusive(self._layout.lock, timeout=UP_WITHIN + STOP_WITHIN):
             self._take_down(say)
-            if self._layout.postgres.is_symlink():
-                shutil.rmtree(self._layout.postgres.resolve().parent, ignore_errors=True)
+            forget_elsewhere(self._layout.postgres)
             _delete(state)
         return True
 
@@ -203,7 +202,7 @@ class LocalPlatform:
         left = processes.find(layout).programs
         if left:
             say(f"ending {len(left)} processes of a run that did not end well")
-            processes.end(left, grace_s=3)
+            processes.end(left, grace_s=2)
         addresses, note = ports.choose(wanted_http=port, kept=ports.read(layout.ports_file), is_free=ports.is_free)
         if note:
             notes.append(note)

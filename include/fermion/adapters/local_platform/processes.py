@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,27 @@ def end(processes: Sequence[psutil.Process], *, grace_s: float) -> int:
     """TERM, then KILL after ``grace_s``; how many there were. Waits until they are gone, at most 5 s after the KILL."""
     for process in processes:
         _signal(process, "terminate")
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    for process in alive:
+    for process in _wait(processes, grace_s):
         _signal(process, "kill")
-    psutil.wait_procs(alive, timeout=5)
+    _wait(processes, 5)
     return len(processes)
+
+
+def _wait(processes: Sequence[psutil.Process], timeout_s: float) -> Sequence[psutil.Process]:
+    """Those still alive after ``timeout_s``. A zombie is not: whoever inherited it may never ask for it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        alive = [process for process in processes if _is_alive(process)]
+        if not alive or time.monotonic() > deadline:
+            return alive
+        time.sleep(0.05)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _is_program(one: _Seen, state: Path) -> bool:

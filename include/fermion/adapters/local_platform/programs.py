@@ -78,6 +78,8 @@ def environment(
         "no_proxy": no_proxy,
         "NO_PROXY": no_proxy,
         "PYTHONUNBUFFERED": "1",
+        # Said by Airflow about its own dependencies, by every component and every task.
+        "PYTHONWARNINGS": "ignore::DeprecationWarning,ignore:Using `httpx` with",
         # Keeps the marks readable: programs that set their title would write over them.
         "SPT_NOENV": "1",
         "FERMION_ROOT": str(layout.root),
