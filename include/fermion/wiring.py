@@ -64,6 +64,7 @@ def _build(settings: Settings, database_url: str) -> Context:
             datasets=dict(settings.datasets),
             memory_mib=settings.defaults.memory_mib,
         ),
+        runs=open_runs(settings),
     )
 
 

@@ -112,6 +112,7 @@ _STOP_MEANING = {
     Reason.MAX_RUNTIME: Reason.MAX_RUNTIME,
     Reason.HANG: Reason.HANG,
     Reason.START_TIMEOUT: Reason.START_TIMEOUT,
+    Reason.RUN_ENDED: Reason.RUN_ENDED,
 }
 
 
@@ -179,6 +180,15 @@ def runtime_limit(job: Job, policy: PoolPolicy) -> timedelta | None:
     """The shorter of what the job asks and what the pool allows; None when neither limits it."""
     limits = [limit for limit in (job.spec.max_runtime, policy.max_runtime) if limit is not None]
     return min(limits) if limits else None
+
+
+def abandon(job: Job, message: str) -> Move | None:
+    """The move of an open job that no run carries any more; None when it is on its way out already."""
+    if job.phase is Phase.STOPPING or job.is_final:
+        return None
+    if job.phase in HOLDING:
+        return _stop(Reason.RUN_ENDED, message)
+    return _fail(Reason.SAVE_FAILED if job.phase is Phase.SAVING else Reason.RUN_ENDED, message)
 
 
 def with_step(before: Progress, after: Progress, lines: int) -> Progress:

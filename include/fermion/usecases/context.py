@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fermion.domain.pools import Node, Pool, PoolPolicy, build_pools
 from fermion.errors import NotFound
-from fermion.ports import Clock, DatasetSource, Driver, FormChoices, ModelRepository, Reports, Store, Transaction
+from fermion.ports import Clock, DatasetSource, Driver, FormChoices, ModelRepository, Reports, Runs, Store, Transaction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Rules:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The platform as use cases see it. ``drivers`` maps a cluster's name to its driver."""
+    """The platform as use cases see it. ``drivers`` maps a cluster's name to its driver; ``runs`` is None where nobody
+    can ask the workflow engine (then jobs whose runs vanished are not found)."""
 
     store: Store
     clock: Clock
@@ -36,6 +37,7 @@ class Context:
     reports: Reports
     choices: FormChoices
     rules: Rules
+    runs: Runs | None = None
 
     def driver_of(self, pool_id: str) -> Driver:
         """The driver of the pool's cluster.

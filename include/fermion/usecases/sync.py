@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from fermion.domain.jobs import HOLDING, Job
 from fermion.domain.leases import HolderKind, Lease, LeasePhase, end
 from fermion.domain.records import Event, SyncRecord
+from fermion.domain.watching import abandon
 from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver
 from fermion.usecases.context import Context
-from fermion.usecases.moving import PLATFORM
+from fermion.usecases.moving import PLATFORM, write_move
 from fermion.usecases.tend import GONE, OPEN, Tender, end_lease
 
 log = logging.getLogger(__name__)
+
+RUN_GRACE = timedelta(seconds=20)
+"""How long a job may be at rest before its run is asked for: long enough for a teardown that has just begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ def sync_platform(ctx: Context) -> Sequence[Difference]:
         sync_nodes(ctx, name, driver)
     write_choices(ctx)
     Tender(ctx).round()
-    found = reconcile(ctx)
+    found = [*reconcile_runs(ctx), *reconcile(ctx)]
     for difference in found:
         log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
     return found
@@ -67,6 +72,43 @@ def write_choices(ctx: Context) -> None:
         pools = sorted(ctx.pools(tx))
         images = sorted(image.id for image in tx.catalog.images())
     ctx.choices.write(pools=pools, images=images, datasets=sorted(ctx.rules.datasets))
+
+
+def reconcile_runs(ctx: Context) -> Sequence[Difference]:
+    """Let go of open jobs that no run carries any more: deleted, ended without their teardown, or never started."""
+    if ctx.runs is None:
+        return ()
+    found = []
+    with ctx.store.read() as tx:
+        jobs = tx.jobs.find(phases=OPEN)
+    for job in jobs:
+        if job.run is None or ctx.clock.now() - job.changed_at < RUN_GRACE:
+            continue
+        try:
+            state = ctx.runs.state(*job.run).state
+        except FermionError as error:
+            log.warning("the engine did not tell about the runs: %s", error)
+            break
+        if state in {"absent", "success", "failed"} and (difference := _let_go(ctx, job, state)):
+            found.append(difference)
+    return found
+
+
+def _let_go(ctx: Context, job: Job, state: str) -> Difference | None:
+    told = "its run is gone" if state == "absent" else f"its run ended ({state}) without releasing it"
+    move = abandon(job, f"Ended by the sync: {told}.")
+    if move is None:
+        return None
+    with ctx.store.begin() as tx:
+        if write_move(ctx, tx, job, move) is None:
+            return None
+    workloads = ctx.driver_of(job.spec.pool).workloads
+    name = workload_name(job.id, job.attempt)
+    if job.phase in HOLDING:
+        workloads.stop(name, grace=ctx.rules.policy(job.spec.pool).stop_grace, why=told)
+    else:
+        workloads.remove(name)
+    return Difference(kind="abandoned", subject=job.id, message=f"{told}; the job was {job.phase}.")
 
 
 def reconcile(ctx: Context) -> Sequence[Difference]:
