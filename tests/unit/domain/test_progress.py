@@ -165,6 +165,7 @@ def test_a_thousand_equal_complaints_are_one_remark_with_a_count() -> None:
             "2026-01-02T03:04:00", datetime(2026, 1, 2, 3, 4, tzinfo=UTC), False, id="without a zone it is UTC"
         ),
         pytest.param(NOW.timestamp() - 5, NOW - timedelta(seconds=5), False, id="Unix seconds"),
+        pytest.param(NOW.timestamp() + 0.5, NOW, False, id="a clock that is a little ahead"),
         pytest.param("2027-01-02T03:04:00Z", NOW, True, id="the future"),
         pytest.param("1999-01-02T03:04:00Z", NOW, True, id="long ago"),
         pytest.param("yesterday", NOW, True, id="words"),

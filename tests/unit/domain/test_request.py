@@ -230,6 +230,7 @@ def test_gpus_in_all_must_fit_the_nodes(asked: dict[str, object]) -> None:
         pytest.param("https://user:word@github.com/a/b", id="a password"),
         pytest.param("https://token@github.com/a/b", id="a user on https"),
         pytest.param("ssh://git:word@github.com/a/b", id="a password on ssh"),
+        pytest.param("ssh://-x@github.com/a/b", id="a user that is an option, on ssh"),
         pytest.param("-x@github.com:team/x.git", id="a user that is an option"),
         pytest.param("git@-oProxyCommand=id:x", id="a host that is an option, without a scheme"),
         pytest.param("git@github.com:-x", id="a path that is an option, without a scheme"),
@@ -255,6 +256,11 @@ def test_gpus_in_all_must_fit_the_nodes(asked: dict[str, object]) -> None:
 )
 def test_these_repositories_are_refused(repository: str) -> None:
     assert refused(repository=repository) == {"repository": {"unsafe"}}
+
+
+def test_a_transport_that_runs_commands_is_called_by_its_name() -> None:
+    with pytest.raises(RequestRefused, match="git's ext:: transport, which runs commands"):
+        parse_request({**VALID, "repository": "ext::id"})
 
 
 @pytest.mark.parametrize(
