@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -32,6 +33,21 @@ class PostgresServer:
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = count(1)
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[PostgresServer]:
+        """A server in a temporary folder; stopped and forgotten at the end."""
+        with tempfile.TemporaryDirectory(prefix="fermion-pg-", ignore_cleanup_errors=True) as name:
+            if os.geteuid() == 0:
+                shutil.chown(name, "nobody")
+            server = cls(Path(name))
+            try:
+                server.initialise()
+                server.start()
+                yield server
+            finally:
+                server.stop()
 
     def initialise(self) -> None:
         """Make the data folder."""
@@ -69,12 +85,17 @@ class PostgresServer:
             self._process.wait(STOP_S)
         self._process = None
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, *, like: str = "template1") -> str:
+        """The URL of a new database, empty or a copy of the one named ``like`` (which nobody may be using)."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like} STRATEGY FILE_COPY")
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
+
+    def drop_database(self, url: str) -> None:
+        """Forget it, whoever is still connected."""
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
     @property
     def _conninfo(self) -> str:
@@ -100,21 +121,9 @@ class PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """A running server, one for the session."""
-    with tempfile.TemporaryDirectory(prefix="fermion-pg-", ignore_cleanup_errors=True) as name:
-        server = PostgresServer(_owned_folder(Path(name)))
-        server.initialise()
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
-
-
-def _owned_folder(folder: Path) -> Path:
-    if os.geteuid() == 0:
-        shutil.chown(folder, "nobody")
-    return folder
+    """A running server, one for the session. Nobody may stop it; for that use ``PostgresServer.running()``."""
+    with PostgresServer.running() as server:
+        yield server
 
 
 def _unprivileged() -> dict[str, object]:

@@ -9,6 +9,7 @@ from itertools import islice
 
 from fermion.adapters.memory.jsonlike import as_json
 from fermion.adapters.memory.tables import Draft
+from fermion.adapters.wording import clean
 from fermion.domain.jobs import Job, Phase
 from fermion.errors import Conflict, NotFound
 
@@ -98,5 +99,6 @@ class MemoryJobs:
 
 
 def _stored(job: Job) -> Job:
-    explanation = replace(job.explanation, numbers=as_json(job.explanation.numbers))
+    told = job.explanation
+    explanation = replace(told, message=clean(told.message), numbers=as_json(told.numbers))
     return replace(job, explanation=explanation)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fermion.adapters.memory.jsonlike import as_json
 from fermion.adapters.memory.tables import Draft
+from fermion.adapters.wording import clean
 from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, SyncRecord
 
 _AGES: dict[str, Callable[[Any], datetime]] = {
@@ -27,7 +28,12 @@ class MemoryRecords:
 
     def add_decision(self, decision: Decision) -> None:
         """One that is there already (by id) stays as it is."""
-        plain = replace(decision, inputs=as_json(decision.inputs), numbers=as_json(decision.numbers))
+        plain = replace(
+            decision,
+            message=clean(decision.message),
+            inputs=as_json(decision.inputs),
+            numbers=as_json(decision.numbers),
+        )
         self._draft.write("decisions").setdefault(decision.id, plain)
 
     def decisions(self, *, subject: str | None = None, kind: str | None = None, limit: int = 100) -> Sequence[Decision]:
@@ -43,7 +49,9 @@ class MemoryRecords:
 
     def add_event(self, event: Event) -> None:
         """Append."""
-        self._draft.write("events")[self._draft.next("events")] = replace(event, data=as_json(event.data))
+        self._draft.write("events")[self._draft.next("events")] = replace(
+            event, message=clean(event.message), data=as_json(event.data)
+        )
 
     def events(self, *, target: str | None = None, after: int = 0, limit: int = 100) -> Sequence[tuple[int, Event]]:
         """Oldest first."""

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Engine, bindparam, select, text
 
-from fermion.adapters.sql.link import Link, translated
-from fermion.adapters.sql.tables import clean, notices
+from fermion.adapters.sql.link import Link, first_line, translated
+from fermion.adapters.sql.tables import notices
+from fermion.adapters.wording import clean
+from fermion.errors import OutsideUnavailable
 
 POLL_S = 0.1
 """How often SQLite's waiters look: the longest that a wake-up is late."""
@@ -95,6 +97,7 @@ class PostgresBell:
         self._told = threading.Condition()
         self._is_read = False
         self._heard: Counter[str] = Counter()
+        self._answered: dict[str, int] = {}
         self._connection: Any = None
 
     def ring(self, topic: str, payload: str) -> None:
@@ -107,18 +110,23 @@ class PostgresBell:
         """Until one of the topics is heard; notifications that came since the last wait are still to be read."""
         until = time.monotonic() + timeout_s
         with self._told:
-            start = {topic: self._heard[topic] for topic in sorted(topics)}
+            start = {topic: self._answered.setdefault(topic, self._heard[topic]) for topic in sorted(topics)}
+        left, has_looked = timeout_s, False
         while True:
             with self._told:
                 rung = next((topic for topic, count in start.items() if self._heard[topic] > count), None)
-                left = until - time.monotonic()
-                if rung is not None or left <= 0:
+                if rung is not None:
+                    self._answered[rung] = self._heard[rung]
                     return rung
-                if self._is_read:
-                    self._told.wait(left)
-                    continue
+                if has_looked and left <= 0:
+                    return None
+                reads = not self._is_read
                 self._is_read = True
-            self._read(left)
+                if not reads:
+                    self._told.wait(left)
+            if reads:
+                self._read(left)
+            left, has_looked = max(0.0, until - time.monotonic()), True
 
     def _read(self, timeout_s: float) -> None:
         heard: list[str] = []
@@ -135,11 +143,17 @@ class PostgresBell:
                 self._told.notify_all()
 
     def _listen(self, timeout_s: float) -> list[str]:
+        import psycopg  # only here: with SQLite it is never loaded
+
         if self._connection is None:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             self._connection.exec_driver_sql(f"LISTEN {_CHANNEL}")
-        driver = self._connection.connection.driver_connection
-        return [notice.payload.partition("\n")[0] for notice in driver.notifies(timeout=timeout_s, stop_after=1)]
+        driver: psycopg.Connection[Any] = self._connection.connection.driver_connection
+        try:
+            notices = list(driver.notifies(timeout=timeout_s, stop_after=1))
+        except psycopg.Error as error:
+            raise OutsideUnavailable(f"the database does not answer: {first_line(error)}", what="store") from error
+        return [notice.payload.partition("\n")[0] for notice in notices]
 
     def close(self) -> None:
         """Close the listening connection; the next wait opens another."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Executable, Table
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fermion.adapters.sql.codec import Values
@@ -47,7 +47,7 @@ class Link:
     def write(self, statement: Executable, values: Values | Sequence[Values] | None = None) -> int:
         """How many rows were written; with a list of values the statement runs once for each, in one call."""
         with translated():
-            return self._connection.execute(statement, values).rowcount
+            return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount
 
     def insert(self, table: Table) -> Any:
         """An INSERT of this database's own kind, which knows ON CONFLICT."""
@@ -68,9 +68,13 @@ class Link:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn errors of SQLAlchemy and its drivers into ours."""
+    """Turn errors of SQLAlchemy and its drivers into ours. A value that cannot be written stays the caller's ValueError."""
     try:
         yield
+    except StatementError as error:
+        if isinstance(error.orig, (ValueError, TypeError)):
+            raise error.orig from error
+        raise translate(error) from error
     except SQLAlchemyError as error:
         raise translate(error) from error
 
@@ -82,7 +86,7 @@ def translate(error: SQLAlchemyError) -> FermionError:
     if not isinstance(error, DBAPIError):
         return OutsideBroken(f"the database cannot be used: {error}", what="store")
     origin = error.orig
-    sentence = _sentence(origin)
+    sentence = first_line(origin)
     if error.connection_invalidated or _is_passing(origin):
         return OutsideUnavailable(f"the database does not answer: {sentence}", what="store")
     if "no such table" in sentence or getattr(origin, "sqlstate", None) == "42P01":
@@ -102,6 +106,7 @@ def _is_passing(origin: BaseException | None) -> bool:
     return str(state).startswith(_POSTGRES_UNAVAILABLE)
 
 
-def _sentence(origin: BaseException | None) -> str:
+def first_line(origin: BaseException | None) -> str:
+    """What a driver's error says, without its hints."""
     lines = str(origin).strip().splitlines()
     return lines[0] if lines else type(origin).__name__

@@ -28,6 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from fermion.adapters.wording import clean
+
 REVISION = "0001"
 """The migration that makes exactly these tables."""
 
@@ -80,13 +82,6 @@ class Number(TypeDecorator[float]):
 
     def process_result_value(self, value: float | None, dialect: Dialect) -> float:
         return math.nan if value is None else value
-
-
-def clean(value: str) -> str:
-    """The text as both databases can hold it."""
-    if value.isascii():
-        return value.replace("\0", "\ufffd")
-    return value.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 metadata = MetaData(
