@@ -1,0 +1,252 @@
+"""A whole platform of its own for end-to-end tests: own state folder, own configuration, own ports, started and stopped here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from fermion.domain.jobs import Job
+from fermion.ports import Runs
+from fermion.settings import Settings, load
+from fermion.usecases.context import Context
+from fermion.usecases.launch import launch
+from fermion.usecases.queries import job_by_id
+from fermion.usecases.tend import OPEN
+
+ROOT = Path(__file__).resolve().parents[2]
+UP_WITHIN_S = 240
+PATIENCE_S = 90.0
+
+POLICY = """
+policies:
+  default:
+    hang_factor: 3
+    hang_floor: 5s
+    start_timeout: 20s
+    stop_grace: 3s
+    head_grace: 30s
+    max_attempts: 3
+"""
+
+
+def wait_until(is_true: Callable[[], Any], *, within_s: float = PATIENCE_S, what: str = "it") -> Any:
+    """The first true answer; fails after ``within_s``."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        answer = is_true()
+        if answer:
+            return answer
+        time.sleep(0.1)
+    raise TimeoutError(f"{what} did not come true within {within_s:.0f} s")
+
+
+@dataclass
+class Live:
+    """One installation below ``folder``. The checkout's code runs, with a configuration that has short patience."""
+
+    folder: Path
+    slots: int = 2
+    environ: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        root = self.folder / "root"
+        for name in ("include", "plugins"):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).symlink_to(ROOT / name)
+        shutil.copytree(ROOT / "dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "config", root / "config")
+        self._configure(root / "config" / "fermion.yaml")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("FERMION_", "AIRFLOW"))}
+        self.environ = {**kept, "FERMION_ROOT": str(root), "FERMION_STATE": str(self.folder / "state")}
+
+    def _configure(self, file: Path) -> None:
+        text = file.read_text(encoding="utf-8").replace("declared_slots: 4", f"declared_slots: {self.slots}")
+        before, _, rest = text.partition("\npolicies:\n")
+        after = rest[rest.index("\n# How long things are kept") :]
+        file.write_text(before + POLICY + after, encoding="utf-8")
+
+    # --- the installation ---
+
+    def fermion(
+        self, *words: str, within_s: float = UP_WITHIN_S, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command in this installation."""
+        command = [str(Path(sys.executable).with_name("fermion")), *words]
+        done = subprocess.run(
+            command, env=self.environ, capture_output=True, text=True, timeout=within_s, check=False, cwd=self.folder
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"fermion {' '.join(words)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def up(self) -> None:
+        """Start it, with the examples' repositories."""
+        self.fermion("up", "--json")
+        maker = ROOT / "include/examples/make_repository.py"
+        subprocess.run(
+            [sys.executable, str(maker), str(self.settings.examples_dir)], check=True, timeout=120, capture_output=True
+        )
+
+    def down(self) -> None:
+        """Stop it and every process of it."""
+        self.fermion("down", check=False)
+
+    @property
+    def settings(self) -> Settings:
+        """Its settings as they are now."""
+        return load(environ=self.environ)
+
+    @property
+    def ctx(self) -> Context:
+        """Its platform, opened from this process."""
+        from fermion.wiring import build
+
+        if not hasattr(self, "_ctx"):
+            self._ctx = build(self.settings)
+        return self._ctx
+
+    @property
+    def runs(self) -> Runs:
+        """Its engine."""
+        assert self.ctx.runs is not None
+        return self.ctx.runs
+
+    # --- jobs ---
+
+    def spec(self, **changes: object) -> dict[str, object]:
+        """A sleeper of a few seconds; ``hyperparameters`` replace its own."""
+        return {
+            "name": "sleeper",
+            "pool": "local/declared",
+            "image": "python:3",
+            "repository": f"file://{self.settings.examples_dir}/sleeper.git",
+            "entrypoint": "python sleep.py",
+            "hyperparameters": {"seconds": 3, "epochs": 6},
+            "memory_mib": 256,
+            "output_model": "sleeper",
+            **changes,
+        }
+
+    def submit(self, **changes: object) -> Job:
+        """Start a training through the front door."""
+        return launch(self.ctx, self.runs, self.spec(**changes), actor="tester")
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is."""
+        return job_by_id(self.ctx, job_id)
+
+    def wait_for(self, job_id: str, phase: str, *, within_s: float = PATIENCE_S) -> Job:
+        """The job once it is in the phase; fails at once when it ended otherwise."""
+
+        def reached() -> Job | None:
+            job = self.job(job_id)
+            if job.phase == phase:
+                return job
+            if job.is_final:
+                raise AssertionError(f"{job_id} ended as {job.phase} instead of {phase}: {job.explanation.message}")
+            return None
+
+        return wait_until(reached, within_s=within_s, what=f"{job_id} {phase}")
+
+    def wait_for_end(self, job_id: str, *, within_s: float = PATIENCE_S) -> Job:
+        """The ended job."""
+        return wait_until(
+            lambda: (job := self.job(job_id)).is_final and job,
+            within_s=within_s,
+            what=f"the end of {job_id} ({self.job(job_id).phase})",
+        )
+
+    def wait_for_epoch(self, job_id: str, epoch: int, *, within_s: float = PATIENCE_S) -> Job:
+        """The job once its training has said that the epoch is done."""
+        return wait_until(
+            lambda: ((job := self.job(job_id)).progress.epoch or 0) >= epoch and job,
+            within_s=within_s,
+            what=f"epoch {epoch} of {job_id}",
+        )
+
+    # --- the engine, as a person at its pages would use it ---
+
+    def call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """One call of Airflow's REST interface as its administrator."""
+        passwords = json.loads((self.settings.secrets_dir / "passwords.json").read_text(encoding="utf-8"))
+        base = self.settings.airflow_url
+        with httpx.Client(base_url=base, timeout=30) as client:
+            token = client.post("/auth/token", json={"username": "admin", "password": passwords["admin"]}).json()[
+                "access_token"
+            ]
+            return client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
+
+    # --- processes ---
+
+    def pids(self, program: str) -> list[int]:
+        """Process ids of a supervised program's own process (``scheduler``, ``triggerer``, ``postgres`` …)."""
+        found = json.loads(self.fermion("ps", "--json", check=False).stdout)
+        return [
+            int(each["pid"]) for each in found["programs"] if each["name"].split(":")[-1] == program and each["pid"]
+        ]
+
+    def kill(self, program: str) -> None:
+        """``kill -9`` a supervised program."""
+        pids = wait_until(lambda: self.pids(program), what=f"a process of {program}")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    def workloads(self) -> list[psutil.Process]:
+        """Live processes of trainings of this installation (runners and what they run)."""
+        place = str(self.settings.work_dir)
+        return [
+            each
+            for each in psutil.process_iter()
+            if ("FERMION_WORKLOAD" in (found := _environ(each)) and place in found.get("FERMION_OUTPUT_DIR", ""))
+            or (place in " ".join(line := _cmdline(each)) and "runner.py" in " ".join(line))
+        ]
+
+    def training(self, job: Job) -> list[psutil.Process]:
+        """The training processes of a job's present attempt, without its runner."""
+        name = f"{job.id}-a{job.attempt}"
+        return [each for each in psutil.process_iter() if _environ(each).get("FERMION_WORKLOAD") == name]
+
+    def task_processes(self, task_id: str) -> list[psutil.Process]:
+        """Airflow's processes that run this task now: the supervisor and, below it, the task itself."""
+        return [each for each in self._mine() if task_id in " ".join(_cmdline(each))]
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of this installation, trainings included."""
+        return [*self._mine(), *self.workloads()]
+
+    def open_jobs(self) -> list[Job]:
+        """Jobs that have not ended."""
+        with self.ctx.store.read() as tx:
+            return list(tx.jobs.find(phases=OPEN))
+
+    def _mine(self) -> list[psutil.Process]:
+        state = self.environ["FERMION_STATE"]
+        return [each for each in psutil.process_iter() if _environ(each).get("FERMION_STATE") == state]
+
+
+def _environ(process: psutil.Process) -> Mapping[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.Error, OSError):
+        return []
