@@ -85,17 +85,22 @@ class PostgresServer:
             self._process.wait(STOP_S)
         self._process = None
 
-    def new_database(self, *, like: str = "template1") -> str:
-        """The URL of a new database, empty or a copy of the one named ``like`` (which nobody may be using)."""
+    def new_database(self) -> str:
+        """The URL of a new, empty database."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name} TEMPLATE {like} STRATEGY FILE_COPY")
+            connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
-    def drop_database(self, url: str) -> None:
-        """Forget it, whoever is still connected."""
-        with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            connection.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+    def empty_database(self, url: str) -> None:
+        """Drop who is connected and every row; quicker than a new database."""
+        with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            connection.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            names = [name for (name,) in tables if name != "fermion_schema"]
+            connection.execute("SET session_replication_role = replica")  # no foreign keys, so any order will do
+            connection.execute("; ".join(f"DELETE FROM {name}" for name in names))
 
     @property
     def _conninfo(self) -> str:

@@ -25,11 +25,11 @@ def sqlite_original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_original(postgres_server: PostgresServer) -> str:
-    """The name of a migrated database to copy."""
+def postgres_shared(postgres_server: PostgresServer) -> str:
+    """A migrated database; one test after the other uses it."""
     url = postgres_server.new_database()
     migrate(url)
-    return url.rpartition("/")[2]
+    return url
 
 
 @pytest.fixture
@@ -41,11 +41,10 @@ def sqlite_url(tmp_path: Path, sqlite_original: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: PostgresServer, postgres_original: str) -> Iterator[str]:
-    """A migrated Postgres database of the test's own."""
-    url = postgres_server.new_database(like=postgres_original)
-    yield url
-    postgres_server.drop_database(url)
+def postgres_url(postgres_server: PostgresServer, postgres_shared: str) -> Iterator[str]:
+    """A migrated Postgres database without rows."""
+    yield postgres_shared
+    postgres_server.empty_database(postgres_shared)
 
 
 @pytest.fixture(params=DATABASES)
