@@ -6,17 +6,14 @@ Pure: the same rows and the same ``now`` give the same report. How it looks on a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from itertools import pairwise
 from typing import cast
-from urllib.parse import urlsplit, urlunsplit
 
 from fermion.domain.accounting import Account, account, total
 from fermion.domain.artifacts import ModelVersion
@@ -27,14 +24,13 @@ from fermion.domain.payloads import from_payload, to_payload
 from fermion.domain.pools import Pool
 from fermion.domain.reasons import Reason
 from fermion.domain.records import Decision, MetricPoint, StageSpan
-from fermion.domain.request import to_payload as spec_payload
+from fermion.domain.reproduction import Reproduction, reproduction, without_credentials
+from fermion.domain.series import Series, build_series
+from fermion.domain.timeline import Activity, Share, Stage, Stretch, life, shares_of, stages_of
 from fermion.domain.workloads import workload_name
 
 SCHEMA = 1
 """Moves on when a field changes its meaning or goes; a new field does not move it."""
-
-SERIES_POINTS = 480
-"""At most so many points of one metric are kept in a report: more than a chart has columns for."""
 
 LOG_LINES = 120
 LOG_CHARACTERS = 24_000
@@ -52,33 +48,6 @@ _DECLARED_SLOTS = "declared slots: this machine has no GPU that could be measure
 
 
 # --- values ---------------------------------------------------------------------------------------------------------
-
-
-class Activity(StrEnum):
-    """What a job was doing at one moment. Where two are true, the earlier in this list counts."""
-
-    TRAINING = "training"  # holds GPUs and its process is alive
-    HOLDING = "holding"  # holds GPUs and no process is alive (starting or ending)
-    SAVING = "saving"  # the model is being published
-    STAGING = "staging"  # image, data or code are being fetched; no GPU is held
-    WAITING = "waiting"  # in line, nothing left to fetch
-    CHECKING = "checking"  # the request is being verified
-    CLOSING = "closing"  # GPUs are verified as free, the report is written
-    BETWEEN = "between"  # none of these: the workflow engine is on its way from one task to the next
-
-
-ACTIVITY_OF_STAGE: Mapping[str, Activity] = {
-    "check_quota": Activity.CHECKING,
-    "enqueue": Activity.CHECKING,
-    "pull_image": Activity.STAGING,
-    "mount_dataset": Activity.STAGING,
-    "clone_repository": Activity.STAGING,
-    "wait_for_gpus": Activity.WAITING,
-    "train": Activity.TRAINING,
-    "save_model": Activity.SAVING,
-    "release_gpus": Activity.CLOSING,
-    "write_report": Activity.CLOSING,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,44 +87,6 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """A piece of the job's life with one activity; the stretches follow each other without a gap."""
-
-    activity: Activity
-    started_at: datetime
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """All stretches of one activity together. ``ratio`` is of the job's whole time; the shares sum to it."""
-
-    activity: Activity
-    seconds: float
-    ratio: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One bar of the timeline. ``is_open``: it had not ended when the report was made; ``ended_at`` is then that time.
-
-    MEASURED stages were recorded by whoever carried them out; the time in line and the life of the process are DERIVED
-    from the job's row and its leases.
-    """
-
-    name: str
-    attempt: int
-    activity: Activity
-    method: Method
-    started_at: datetime
-    ended_at: datetime
-    seconds: float
-    is_open: bool
-    outcome: str | None
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseUse:
     """One lease with its account in GPU-seconds: ``held = used + sum(wasted.values())``."""
 
@@ -174,43 +105,6 @@ class LeaseUse:
     held: float
     used: float
     wasted: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeriesPoint:
-    """One value; None where what was recorded is not a finite number."""
-
-    attempt: int
-    at: datetime
-    value: float | None
-    epoch: int | None = None
-    step: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One metric over time. ``count`` points were recorded, ``points`` are those kept (see ``thin``).
-
-    ``first`` to ``highest`` are over all recorded points. ``reason`` says why there is no point.
-    """
-
-    name: str
-    kind: str
-    unit: str
-    source: str
-    count: int
-    not_finite: int
-    points: tuple[SeriesPoint, ...]
-    first: Figure
-    last: Figure
-    lowest: Figure
-    highest: Figure
-    reason: str | None = None
-
-    @property
-    def is_thinned(self) -> bool:
-        """Whether fewer points are kept than were recorded."""
-        return len(self.points) < self.count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,16 +138,6 @@ class Lineage:
     checkpoint: str | None
     model: str | None
     model_checksum: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reproduction:
-    """How to run it again: a shell command with the specification in it, and what that does not fix."""
-
-    command: str
-    spec: Mapping[str, object]
-    is_pinned: bool
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +179,7 @@ class Report:
 
     def to_payload(self) -> dict[str, object]:
         """The report as JSON-ready values: times ISO 8601 with offset, no NaN, keys are the field names."""
-        return cast("dict[str, object]", to_payload(self))
+        return cast("dict[str, object]", _plain(to_payload(self)))
 
     @staticmethod
     def from_payload(payload: Mapping[str, object]) -> Report:
@@ -339,7 +223,7 @@ def build_report(
     accounts = [account(lease, now) for lease in leases]
     end = max([job.ended_at or now, *(lease.ended_at or now for lease in leases)])
     band = life(job, leases=leases, spans=spans, until=end)
-    shares = _shares(band)
+    shares = shares_of(band)
     declared = holds_declared(leases, pool)
     metrics = _training_series(points, job=job, now=now)
     system = _system_series(points, declared=declared, has_lease=bool(leases), now=now)
@@ -351,13 +235,13 @@ def build_report(
             **_time_figures(job, shares, end=end, now=now),
             **_gpu_figures(job, leases, total(accounts), pool=pool, now=now),
             **_training_figures(job, model, now=now),
-            **_system_figures(system, now=now),
+            **_system_figures(system),
             **{name: _finite(figure) for name, figure in (figures or {}).items()},
         },
         wasted=_wasted(total(accounts), now=now),
         band=band,
         shares=shares,
-        stages=_stages(job, leases=leases, spans=spans, until=end, now=now),
+        stages=stages_of(job, leases=leases, spans=spans, until=end, now=now),
         leases=tuple(_lease_use(lease, held) for lease, held in zip(leases, accounts, strict=True)),
         metrics=metrics,
         system=system,
@@ -472,133 +356,6 @@ def holds_declared(leases: Sequence[Lease], pool: Pool | None) -> bool:
     return pool is not None and pool.method is Method.DECLARED
 
 
-# --- where the time went --------------------------------------------------------------------------------------------
-
-_Interval = tuple[Activity, datetime, datetime]
-
-
-def life(job: Job, *, leases: Sequence[Lease], spans: Sequence[StageSpan], until: datetime) -> tuple[Stretch, ...]:
-    """The job's time from submission to ``until``, every moment of it under exactly one activity.
-
-    What GPUs were held for comes from the leases, everything else from the recorded stages; the first ``Activity`` in
-    its list wins where several are true, so that stages side by side are not counted twice.
-    """
-    waits = [(Activity.WAITING, start, stop) for _, start, stop in _waits(job, leases, spans, until)]
-    intervals = [*_lease_intervals(leases, until), *waits, *_span_intervals(spans, until)]
-    order = list(Activity)
-    cuts = sorted({job.submitted_at, until, *(t for _, a, b in intervals for t in (a, b))})
-    cuts = [cut for cut in cuts if job.submitted_at <= cut <= until]
-    stretches: list[Stretch] = []
-    for start, stop in pairwise(cuts):
-        true = [activity for activity, a, b in intervals if a <= start and stop <= b]
-        activity = min(true, key=order.index, default=Activity.BETWEEN)
-        seconds = (stop - start).total_seconds()
-        if stretches and stretches[-1].activity is activity:
-            last = stretches.pop()
-            start, seconds = last.started_at, last.seconds + seconds
-        stretches.append(Stretch(activity=activity, started_at=start, seconds=seconds))
-    return tuple(stretches)
-
-
-def _lease_intervals(leases: Sequence[Lease], until: datetime) -> Iterable[_Interval]:
-    for lease in leases:
-        end = lease.ended_at or until
-        yield Activity.HOLDING, lease.granted_at, end
-        if lease.exec_at is not None:
-            yield Activity.TRAINING, lease.exec_at, min(lease.exit_at or end, end)
-
-
-def _waits(
-    job: Job, leases: Sequence[Lease], spans: Sequence[StageSpan], until: datetime
-) -> list[tuple[int, datetime, datetime]]:
-    """Each wait in line as (attempt, from, to): until the first lease, from one lease to the next, after the last one."""
-    gone = job.ended_at or until
-    if not leases:
-        return [] if job.queued_at is None else [(job.attempt, job.queued_at, gone)]
-    first, last = leases[0], leases[-1]
-    waits = [(first.attempt, _joined(job, first, spans), first.granted_at)]
-    waits += [
-        (after.attempt, before.ended_at or after.granted_at, after.granted_at) for before, after in pairwise(leases)
-    ]
-    if job.queued_at is not None and job.queued_at > last.granted_at:
-        waits.append((job.attempt, last.ended_at or job.queued_at, gone))
-    return waits
-
-
-def _joined(job: Job, first: Lease, spans: Sequence[StageSpan]) -> datetime:
-    """When the job first joined the line. A later return to it moved ``queued_at``; then the end of the checks tells."""
-    if job.queued_at is not None and job.queued_at <= first.granted_at:
-        return job.queued_at
-    checked = [
-        span.ended_at for span in spans if ACTIVITY_OF_STAGE.get(span.stage) is Activity.CHECKING and span.ended_at
-    ]
-    return max([job.submitted_at, *(moment for moment in checked if moment <= first.granted_at)])
-
-
-def _span_intervals(spans: Sequence[StageSpan], until: datetime) -> Iterable[_Interval]:
-    for span in spans:
-        activity = ACTIVITY_OF_STAGE.get(span.stage, Activity.BETWEEN)
-        if activity is not Activity.TRAINING:  # that is what leases are for
-            yield activity, span.started_at, span.ended_at or until
-
-
-def _shares(band: Sequence[Stretch]) -> tuple[Share, ...]:
-    total = sum(stretch.seconds for stretch in band)
-    sums = {activity: sum(s.seconds for s in band if s.activity is activity) for activity in Activity}
-    return tuple(
-        Share(activity=activity, seconds=seconds, ratio=seconds / total if total else 0.0)
-        for activity, seconds in sums.items()
-        if seconds > 0
-    )
-
-
-def _stages(
-    job: Job, *, leases: Sequence[Lease], spans: Sequence[StageSpan], until: datetime, now: datetime
-) -> tuple[Stage, ...]:
-    """The recorded stages, with the waits and the training processes that nobody recorded as a stage."""
-    stages = [_stage(span, now) for span in spans]
-    recorded = {(span.attempt, ACTIVITY_OF_STAGE.get(span.stage)) for span in spans}
-    for attempt, start, stop in _waits(job, leases, spans, until):
-        if (attempt, Activity.WAITING) not in recorded:
-            stages.append(_derived_stage("in_line", Activity.WAITING, attempt, start, stop))
-    for lease in leases:
-        if lease.exec_at is not None and (lease.attempt, Activity.TRAINING) not in recorded:
-            stop = lease.exit_at or lease.ended_at or until
-            stages.append(_derived_stage("train", Activity.TRAINING, lease.attempt, lease.exec_at, stop))
-    return tuple(sorted(stages, key=lambda stage: (stage.started_at, stage.ended_at, stage.name)))
-
-
-def _stage(span: StageSpan, now: datetime) -> Stage:
-    end = span.ended_at or max(now, span.started_at)
-    return Stage(
-        name=span.stage,
-        attempt=span.attempt,
-        activity=ACTIVITY_OF_STAGE.get(span.stage, Activity.BETWEEN),
-        method=Method.MEASURED,
-        started_at=span.started_at,
-        ended_at=end,
-        seconds=max(0.0, (end - span.started_at).total_seconds()),
-        is_open=span.ended_at is None,
-        outcome=span.outcome,
-        detail=span.detail,
-    )
-
-
-def _derived_stage(name: str, activity: Activity, attempt: int, start: datetime, stop: datetime) -> Stage:
-    return Stage(
-        name=name,
-        attempt=attempt,
-        activity=activity,
-        method=Method.DERIVED,
-        started_at=start,
-        ended_at=stop,
-        seconds=max(0.0, (stop - start).total_seconds()),
-        is_open=False,
-        outcome=None,
-        detail="",
-    )
-
-
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
@@ -690,24 +447,14 @@ def _training_figures(job: Job, model: ModelVersion | None, *, now: datetime) ->
     }
 
 
-def _system_figures(system: Sequence[Series], *, now: datetime) -> dict[str, Figure]:
-    """Mean use over the points recorded, and the highest memory."""
-    figures: dict[str, Figure] = {}
-    for series in system:
-        values = [point.value for point in series.points if point.value is not None]
-        if series.name.endswith("_mib"):
-            figures[f"{series.name}_peak"] = series.highest
-        else:
-            mean = math.fsum(values) / len(values) if values and not series.is_thinned else None
-            why = series.reason or "the recorded points are too many to be averaged here"
-            figures[f"{series.name}_mean"] = _derived(
-                mean,
-                series.unit,
-                f"mean of {series.count} points, {series.source}",
-                now,
-                None if mean is not None else why,
-            )
-    return figures
+def _system_figures(system: Sequence[Series]) -> dict[str, Figure]:
+    """The highest memory; of everything else the mean."""
+    return {
+        f"{series.name}_peak" if series.unit == "mib" else f"{series.name}_mean": series.highest
+        if series.unit == "mib"
+        else series.mean
+        for series in system
+    }
 
 
 def _wasted(sum_of_all: Account, *, now: datetime) -> dict[str, Figure]:
@@ -761,81 +508,7 @@ def _why_unmeasured(name: str, *, declared: bool, has_lease: bool) -> str:
     return "no measurement was recorded"
 
 
-def build_series(
-    name: str,
-    points: Sequence[MetricPoint],
-    *,
-    kind: str,
-    unit: str,
-    source: str,
-    now: datetime,
-    reason: str = "no point was recorded",
-) -> Series:
-    """One metric's series with its extremes over all points; ``reason`` is used where there is none."""
-    rows = [
-        SeriesPoint(
-            attempt=point.attempt,
-            at=point.at,
-            value=point.value if math.isfinite(point.value) else None,
-            epoch=point.epoch,
-            step=point.step,
-        )
-        for point in sorted(points, key=lambda point: (point.attempt, point.number))
-    ]
-    finite = [row for row in rows if row.value is not None]
-    why = "no recorded value is a finite number" if rows else reason
-
-    def figure(row: SeriesPoint | None) -> Figure:
-        return Figure(
-            value=row.value if row else None,
-            unit=unit,
-            source=source,
-            method=Method.MEASURED,
-            observed_at=row.at if row else now,
-            reason=None if row else why,
-        )
-
-    def worth(row: SeriesPoint) -> float:
-        return row.value if row.value is not None else math.nan
-
-    return Series(
-        name=name,
-        kind=kind,
-        unit=unit,
-        source=source,
-        count=len(rows),
-        not_finite=len(rows) - len(finite),
-        points=thin(rows),
-        first=figure(finite[0] if finite else None),
-        last=figure(finite[-1] if finite else None),
-        lowest=figure(min(finite, key=worth, default=None)),
-        highest=figure(max(finite, key=worth, default=None)),
-        reason=None if finite else why,
-    )
-
-
-def thin(points: Sequence[SeriesPoint], limit: int = SERIES_POINTS) -> tuple[SeriesPoint, ...]:
-    """At most ``limit`` (8 or more) of the points, in order, such that the picture stays honest.
-
-    The first and last stay; of each of equally long buckets between them the lowest, the highest and the first that is
-    not a number stay, so that no spike and no gap is smoothed away. Nothing is averaged or made up.
-    """
-    if len(points) <= limit:
-        return tuple(points)
-    inner = range(1, len(points) - 1)
-    buckets = max(1, (limit - 2) // 3)
-    kept = {0, len(points) - 1}
-    for bucket in range(buckets):
-        indexes = inner[bucket * len(inner) // buckets : (bucket + 1) * len(inner) // buckets]
-        finite = [(value, i) for i in indexes if (value := points[i].value) is not None]
-        gaps = [i for i in indexes if points[i].value is None]
-        if finite:
-            kept |= {min(finite)[1], max(finite)[1]}
-        kept |= set(gaps[:1])
-    return tuple(points[i] for i in sorted(kept))
-
-
-# --- lineage and reproduction ---------------------------------------------------------------------------------------
+# --- lineage ------------------------------------------------------------------------------------------------------
 
 
 def _lease_use(lease: Lease, held: Account) -> LeaseUse:
@@ -893,53 +566,6 @@ def _lineage(job: Job, leases: Sequence[Lease], model: ModelVersion | None) -> L
     )
 
 
-def without_credentials(url: str) -> str:
-    """The URL without a password or token in it; a report is passed around. The user of ssh is part of the address."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return re.sub(r"//[^/@]*@", "//", url)
-    user, at_sign, host = parts.netloc.rpartition("@")
-    name = user.partition(":")[0] + at_sign if parts.scheme == "ssh" else ""
-    return urlunsplit(parts._replace(netloc=name + host)) if at_sign else url
-
-
-def reproduction(job: Job) -> Reproduction:
-    """The command that asks for the same again, with the commit instead of the branch; the specification is its input."""
-    pins = job.pins
-    spec = _again(job)
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in spec.items())
-    body = _escape_invisible(f"{{\n{lines}\n}}")
-    notes: list[str] = []
-    if pins is None:
-        notes.append(
-            "Nothing was pinned: the check did not get that far, so the names below may mean something else today."
-        )
-    else:
-        names = [f"image {job.spec.image} was {pins.image_digest}"]
-        names += [f"dataset {name} was {checksum}" for name, checksum in sorted(pins.datasets.items())]
-        notes.append(f"The commit is pinned. Looked up again by name: {'; '.join(names)}.")
-    if without_credentials(job.spec.repository) != job.spec.repository:
-        notes.append("The repository's credentials were left out.")
-    return Reproduction(
-        # A quoted delimiter: the shell expands nothing in the body. No line of JSON can be the delimiter itself.
-        command=f"fermion train --spec - <<'SPEC'\n{body}\nSPEC\n",
-        spec=spec,
-        is_pinned=pins is not None,
-        notes=tuple(notes),
-    )
-
-
-def _again(job: Job) -> dict[str, object]:
-    """The request as the job made it; whoever runs it is its owner."""
-    pinned = replace(
-        job.spec,
-        repository=without_credentials(job.spec.repository),
-        ref=job.pins.commit if job.pins else job.spec.ref,
-    )
-    return {key: _plain(value) for key, value in spec_payload(pinned).items() if key != "owner" and value is not None}
-
-
 def _decision_line(decision: Decision) -> DecisionLine:
     return DecisionLine(
         id=decision.id,
@@ -963,11 +589,6 @@ def tail(text: str) -> str:
     lines = _ANSI.sub("", text[-4 * LOG_CHARACTERS :]).replace("\r\n", "\n").split("\n")
     kept = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines[-LOG_LINES:])
     return kept[-LOG_CHARACTERS:].strip("\n")
-
-
-def _escape_invisible(text: str) -> str:
-    """Text for a shell window: what cannot be seen (controls, direction marks) as JSON escapes."""
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _plain(value: object) -> object:

@@ -23,18 +23,15 @@ from fermion.domain.report import (
     HEADLINES,
     LOG_LINES,
     SCHEMA,
-    SERIES_POINTS,
-    Activity,
     Report,
-    SeriesPoint,
     build_report,
     devices_in_words,
-    life,
     tail,
-    thin,
-    without_credentials,
 )
+from fermion.domain.reproduction import without_credentials
 from fermion.domain.request import parse_request
+from fermion.domain.series import SERIES_POINTS, SeriesPoint, thin
+from fermion.domain.timeline import Activity, life
 
 JOB = "job-20260302-001"
 PINS = Pins(image_digest="sha256:" + "a" * 64, commit="c" * 40, datasets={"digits": "sha256:" + "d" * 64})

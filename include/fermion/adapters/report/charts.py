@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from fermion.adapters.report.wording import in_unit, tick
-from fermion.domain.report import Series, SeriesPoint
+from fermion.domain.series import Series, SeriesPoint
 
 WIDTH, HEIGHT = 520, 210
 DOTS = 60
@@ -24,7 +24,7 @@ LINES = 6
 def chart(series: Series, *, label: str) -> str:
     """The series as ``<svg>``: one line an attempt, a gap where a value is no number; ``label`` is for who cannot see it."""
     axis, positions = x_axis(series.points)
-    xs, x_ticks = _scaled(positions, None)
+    xs, x_ticks = _along(positions, axis)
     drawn = [point.value for point in series.points]
     ys, y_ticks = _scaled([v for v in drawn if v is not None], _bounds(series))
     heights = iter(ys)
@@ -66,6 +66,20 @@ def ticks(low: float, high: float, *, about: int = 5) -> list[float]:
     ]
 
 
+_TIME_STEPS = [60 * m for m in (1, 2, 5, 10, 15, 30)] + [3600 * h for h in (1, 2, 3, 6, 12)]
+
+
+def time_ticks(high: float, *, about: int = 6) -> list[float]:
+    """Seconds from 0 to ``high`` at which a clock has a round number."""
+    if high < 60 * (about - 1):
+        return ticks(0.0, high, about=about)
+    days = ticks(0.0, high / 86400, about=about)
+    step = min(_TIME_STEPS, key=lambda s: abs(high / s - about))
+    if high / step > 2 * about:
+        return [day * 86400 for day in days]
+    return [float(i * step) for i in range(int(high / step) + 1)]
+
+
 def _bounds(series: Series) -> tuple[float, float] | None:
     """Use is read against nothing, a share against the whole; a metric of the training has no natural bounds."""
     if series.unit == "ratio":
@@ -73,23 +87,43 @@ def _bounds(series: Series) -> tuple[float, float] | None:
     return (0.0, 0.0) if series.kind == "system" else None
 
 
-def _scaled(
-    values: Sequence[float], bounds: tuple[float, float] | None
-) -> tuple[list[float], list[tuple[float, float]]]:
-    """The values on a scale of 0 to 1, and where on it which round numbers stand."""
+_Marks = list[tuple[float, float]]
+
+
+def _scaled(values: Sequence[float], bounds: tuple[float, float] | None) -> tuple[list[float], _Marks]:
+    """Heights on a scale of 0 to 1 that ends at round numbers, and where on it which of them stand."""
     spread: list[float] = [*values, *(bounds or ())] or [0.0, 1.0]
     low, high = min(spread), max(spread)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         room = abs(low) * 0.05 or 1.0
         low, high = low - room, high + room
+    marks = ticks(low, high)
+    if len(marks) > 1:
+        step = marks[1] - marks[0]
+        marks = [marks[0] - step] * (marks[0] > low) + marks + [marks[-1] + step] * (marks[-1] < high)
+        marks = [mark for mark in marks if math.isfinite(mark)]
+        low, high = min(low, marks[0]), max(high, marks[-1])
+    marks = marks or [low, high]
+    return _placed(values, low, high), list(zip(_placed(marks, low, high), marks, strict=True))
+
+
+def _along(places: Sequence[float], axis: str) -> tuple[list[float], _Marks]:
+    """Places on a scale of 0 to 1 from the first to the last, and where on it which round numbers stand."""
+    low, high = min(places, default=0.0), max(places, default=1.0)
+    if low == high:
+        low, high = low - 1, high + 1
+        marks = [low + 1]
+    elif axis == "after":
+        marks = time_ticks(high)
+    else:
+        marks = [mark for mark in ticks(low, high, about=6) if mark == int(mark)]
+    return _placed(places, low, high), list(zip(_placed(marks, low, high), marks, strict=True))
+
+
+def _placed(values: Sequence[float], low: float, high: float) -> list[float]:
+    # Divided first: the distance between two floats can be more than a float holds.
     reach = max(abs(low), abs(high), 1e-300)
-
-    def place(value: float) -> float:
-        # Divided first: the distance between two floats can be more than a float holds.
-        return (value / reach - low / reach) / (high / reach - low / reach)
-
-    marks = ticks(low, high) or [low, high]
-    return [place(value) for value in values], [(place(mark), mark) for mark in marks]
+    return [(value / reach - low / reach) / (high / reach - low / reach) for value in values]
 
 
 def _position(value: float, axis: str) -> str:

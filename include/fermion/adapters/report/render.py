@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from fermion.adapters.report import charts, wording
 from fermion.domain.accounting import Waste
 from fermion.domain.figures import Figure
-from fermion.domain.report import Activity, Report, Series
+from fermion.domain.report import Report
+from fermion.domain.series import Series
+from fermion.domain.timeline import Activity
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -49,6 +51,9 @@ def render_html(report: Report) -> str:
         metrics=[_drawn(series) for series in report.metrics],
         system=[_drawn(series) for series in report.system],
         attempts=sorted({point.attempt for series in report.metrics for point in series.points}),
+        numbers={
+            k: v for k, v in report.outcome.numbers.items() if isinstance(v, int | float) and not isinstance(v, bool)
+        },
         activity_words=ACTIVITY_WORDS,
         waste_words=WASTE_WORDS,
     )
@@ -69,14 +74,15 @@ class KeyFigure:
 def key_figures(report: Report) -> list[KeyFigure]:
     """The numbers that answer most questions; GPU figures only where a GPU was held."""
     figures, job = report.figures, report.job
+    whole = figures["wall_seconds"]
+    span = f"{job.submitted_at:%H:%M:%S} to {job.ended_at:%H:%M:%S} UTC" if job.ended_at else "it has not ended"
     keys = [
-        KeyFigure(title="From submission to end", figure=figures["wall_seconds"]),
+        KeyFigure(title="From submission to end", figure=whole, note=span),
         KeyFigure(title="Waited in line", figure=figures["waiting_seconds"], note="with everything fetched"),
     ]
     if not report.leases:
         return keys
-    attempts = f"in {job.attempts} attempts" if job.attempts > 1 else ""
-    keys.append(KeyFigure(title="Trained", figure=figures["training_seconds"], note=attempts))
+    keys.append(KeyFigure(title="Trained", figure=figures["training_seconds"], note=_of_whole(report)))
     used, held = figures["used_ratio"], job.devices or ""
     keys.append(KeyFigure(title="GPU-seconds held", figure=figures["gpu_seconds_held"], note=held))
     share = f"{wording.amount(used)} of what was held was used" if used.value is not None else ""
@@ -88,6 +94,12 @@ def key_figures(report: Report) -> list[KeyFigure]:
     else:
         keys.append(KeyFigure(title="Progress", figure=figures["progress_percent"]))
     return keys
+
+
+def _of_whole(report: Report) -> str:
+    ratio = next((share.ratio for share in report.shares if share.activity is Activity.TRAINING), 0.0)
+    attempts = f", in {report.job.attempts} attempts" if report.job.attempts > 1 else ""
+    return f"{wording.percent(ratio)} of the whole time{attempts}"
 
 
 _TELLING = ("acc", "f1", "auc", "bleu", "score", "loss", "perplexity", "error")
@@ -142,25 +154,30 @@ def timeline(report: Report) -> Timeline:
     total = max([(end - start).total_seconds() for end in ends], default=0.0) or 1.0
 
     def bar(kind: str, began: datetime, seconds: float, title: str) -> Bar:
-        left = min(max((began - start).total_seconds() / total * 100, 0.0), 100.0)
-        width = min(max(seconds, 0.0) / total * 100, 100 - left)
-        return Bar(kind=kind, left=round(left, 3), width=round(width, 3), title=title)
+        return _bar(kind, (began - start).total_seconds() / total, seconds / total, title)
 
-    band = tuple(
-        bar(str(piece.activity), piece.started_at, piece.seconds, _spent(piece.activity, piece.seconds))
-        for piece in report.band
-    )
-    marks = tuple(
-        (round(mark / total * 100, 3), wording.tick(mark, "seconds")) for mark in charts.ticks(0.0, total, about=6)
-    )
-    return Timeline(rows=(*_stage_rows(report, bar), *_lease_rows(report, bar)), band=band, marks=marks)
+    marks = tuple((round(mark / total * 100, 3), wording.tick(mark, "seconds")) for mark in charts.time_ticks(total))
+    return Timeline(rows=(*_stage_rows(report, bar), *_lease_rows(report, bar)), band=_band(report), marks=marks)
 
 
 _MakeBar = Callable[[str, datetime, float, str], Bar]
 
 
-def _spent(activity: Activity, seconds: float) -> str:
-    return f"{ACTIVITY_WORDS[activity]}: {wording.duration(seconds)}"
+def _bar(kind: str, left: float, width: float, title: str) -> Bar:
+    left = min(max(left, 0.0), 1.0)
+    width = min(max(width, 0.0), 1.0 - left)
+    return Bar(kind=kind, left=round(left * 100, 3), width=round(width * 100, 3), title=title)
+
+
+def _band(report: Report) -> tuple[Bar, ...]:
+    """The job's life from edge to edge; on a scale of its own, because what ran after the job's end is not part of it."""
+    whole = sum(piece.seconds for piece in report.band) or 1.0
+    bars, passed = [], 0.0
+    for piece in report.band:
+        title = f"{ACTIVITY_WORDS[piece.activity]}: {wording.duration(piece.seconds)}"
+        bars.append(_bar(str(piece.activity), passed / whole, piece.seconds / whole, title))
+        passed += piece.seconds
+    return tuple(bars)
 
 
 def _attempt(report: Report, attempt: int) -> str:
@@ -203,14 +220,20 @@ def _lease_rows(report: Report, bar: _MakeBar) -> list[Row]:
 class Drawn:
     """A series with its picture; ``caption`` tells what the picture leaves out."""
 
+    title: str
     series: Series
     svg: str | None
     caption: str
 
 
+def _title(series: Series) -> str:
+    # The unit stands beside the value already.
+    return series.name if series.kind == "training" else wording.label(series.name.removesuffix(f"_{series.unit}"))
+
+
 def _drawn(series: Series) -> Drawn:
     if series.reason is not None:
-        return Drawn(series=series, svg=None, caption=series.reason)
+        return Drawn(title=_title(series), series=series, svg=None, caption=series.reason)
     axis, _ = charts.x_axis(series.points)
     caption = [f"by {axis}" if axis != "after" else "by time"]
     if series.is_thinned:
@@ -221,7 +244,7 @@ def _drawn(series: Series) -> Drawn:
         verb = "was" if series.not_finite == 1 else "were"
         caption.append(f"{series.not_finite:,} of {series.count:,} values {verb} no finite number (gaps)")
     words = f"{wording.visible(series.name)}: from {wording.amount(series.first)} to {wording.amount(series.last)}"
-    return Drawn(series=series, svg=charts.chart(series, label=words), caption="; ".join(caption))
+    return Drawn(title=_title(series), series=series, svg=charts.chart(series, label=words), caption="; ".join(caption))
 
 
 # --- jinja ----------------------------------------------------------------------------------------------------------
@@ -249,6 +272,7 @@ def _template() -> Template:
         "gpu_seconds": wording.gpu_seconds,
         "when": wording.when,
         "label": wording.label,
+        "literal": wording.literal,
         "told": told,
     }
     return environment.get_template("template.html.j2")

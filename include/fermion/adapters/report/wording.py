@@ -29,8 +29,10 @@ def duration(seconds: float) -> str:
 
 
 def tick(value: float, unit: str) -> str:
-    """A round value beside an axis: the same words, without decimals that say nothing."""
-    return f"{value:g} s" if unit == "seconds" and value < 60 else in_unit(value, unit)
+    """A round value beside an axis: the same words, without decimals and zeros that say nothing."""
+    if unit == "seconds" and value < 60:
+        return f"{value:g} s"
+    return in_unit(value, unit).removesuffix(" 00 s").removesuffix(" 00 m").removesuffix(" 00 h")
 
 
 def number(value: float | None) -> str:
@@ -96,9 +98,17 @@ def when(moment: datetime | None) -> str:
     return NOTHING if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} {moment.tzname() or ''}".strip()
 
 
+_SPELLED = {"gpu": "GPU", "gpus": "GPUs", "cpu": "CPU", "mib": "MiB"}
+
+
 def label(name: str) -> str:
     """A field's or stage's name as words."""
-    return name.replace("_", " ")
+    return " ".join(_SPELLED.get(word, word) for word in name.split("_"))
+
+
+def literal(value: object) -> str:
+    """A parameter as it is written in a specification."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def visible(text: str) -> str:

@@ -407,9 +407,9 @@ def preempted() -> Scene:
         leases=[second, first],
         spans=[
             *_FETCH,
-            span("save_model", 963, 968),
-            span("release_gpus", 968.5, 969),
-            span("write_report", 969.4, None),
+            span("save_model", 963, 968, attempt=2),
+            span("release_gpus", 968.5, 969, attempt=2),
+            span("write_report", 969.4, None, attempt=2),
         ],
         points=[
             *_learning(80, 6, step_s=40),

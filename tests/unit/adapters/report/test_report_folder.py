@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,3 +69,13 @@ def test_what_is_not_a_report_is_broken_and_says_what_to_do(tmp_path: Path, text
     (tmp_path / "job-20260302-001.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(OutsideBroken, match="write it again"):
         FolderReports(tmp_path).read("job-20260302-001")
+
+
+def test_the_example_in_the_docs_reads_a_report(tmp_path: Path) -> None:
+    page = Path(__file__).parents[4] / "docs" / "report.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    write(completed().report(), tmp_path / "run" / "reports")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.startswith("Published digits/7 1.0")

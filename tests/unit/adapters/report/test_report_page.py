@@ -18,7 +18,7 @@ from fermion.adapters.report.render import key_figures, render_html, timeline
 from fermion.adapters.report.wording import amount, duration, number, percent, size, visible
 from fermion.domain.figures import Figure, Method
 from fermion.domain.records import MetricPoint
-from fermion.domain.report import SERIES_POINTS, build_series
+from fermion.domain.series import SERIES_POINTS, build_series
 
 EVERY = pytest.mark.parametrize("scene", [*SCENES.values(), hostile], ids=[*SCENES, "hostile"])
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -280,6 +280,19 @@ def test_the_axis_is_what_tells_the_points_apart(points: list[tuple[int, int | N
 )
 def test_ticks_are_round_and_inside(low: float, high: float, expected: list[float]) -> None:
     assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("high", "expected"),
+    [
+        (65, [0, 10, 20, 30, 40, 50, 60]),
+        (969, [0, 120, 240, 360, 480, 600, 720, 840, 960]),
+        (10_800, [0, 1800, 3600, 5400, 7200, 9000, 10_800]),
+        (86_400 * 10, [0, 172_800, 345_600, 518_400, 691_200, 864_000]),
+    ],
+)
+def test_ticks_of_time_are_round_on_a_clock(high: float, expected: list[float]) -> None:
+    assert charts.time_ticks(high) == pytest.approx(expected)
 
 
 # --- quick ----------------------------------------------------------------------------------------------------------
