@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -611,6 +612,32 @@ def test_a_process_number_given_out_again_is_not_taken_for_the_runner(bench: Ben
 
     assert bench.workloads.look(NAME).state is WorkloadState.LOST
     runner.write_json(str(bench.folder(NAME) / runner.RUNNER), who)
+
+
+def test_a_runner_in_another_container_is_known_by_its_lock(bench: Bench) -> None:
+    name = bench.run("import time; time.sleep(60)")
+    bench.until(name, WorkloadState.RUNNING)
+    here = dict(bench.file(name, runner.RUNNER))
+    there = {part: {**who, "pid": 999_999, "pid_namespace": "pid:[1]"} for part, who in here.items()}  # type: ignore[dict-item]
+    runner.write_json(str(bench.folder(name) / runner.RUNNER), there)
+
+    assert bench.workloads.look(name).state is WorkloadState.RUNNING
+    assert bench.workloads.orphans() == []
+    bench.workloads.stop(name, grace=GRACE, why="by its file, no signal reaches it")
+    seen = bench.ended(name)
+    assert seen.exit is not None
+    assert seen.exit.cause is ExitCause.STOPPED
+
+
+def test_a_training_whose_folder_was_deleted_by_hand_is_ended(bench: Bench) -> None:
+    name = bench.run("import time; time.sleep(120)")
+    bench.until(name, WorkloadState.RUNNING)
+    pid = int(str(bench.file(name, runner.STARTED)["pid"]))
+    shutil.rmtree(bench.folder(name))
+
+    assert bench.workloads.look(name).state is WorkloadState.ABSENT
+    wait_for(lambda: not lives(pid), runner.FOLDER_GONE_S + 10)
+    wait_for(lambda: not bench.workloads._marked(), 10)
 
 
 def test_torn_files_do_not_break_a_look(bench: Bench) -> None:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fermion.adapters.process import runner
-from fermion.adapters.process.layout import Layout, discard, visible
+from fermion.adapters.process.layout import Layout, discard, sweep, visible
 from fermion.domain.artifacts import Image
 from fermion.errors import NotFound, OutsideBroken, OutsideUnavailable
 
@@ -32,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 _ABOUT = "fermion-environment.json"  # written last into an environment; its time is when it was last asked for
 _FRESH_S = 600.0  # asked for so recently that a workload may be about to name it
-_ABANDONED_S = 6 * 3600.0  # a half-made folder this old has no maker any more
 _ERROR_LINES = 12
 _FRAMEWORKS = ("torch", "tensorflow", "jax", "scikit-learn", "xgboost", "lightgbm")
 # What uv may need to reach an index; nothing else of the platform's environment goes to packages' build scripts.
@@ -105,7 +104,7 @@ class ProcessImages:
 
     def evict(self) -> Sequence[str]:
         """Delete the least recently asked for environments that nobody uses until the rest fits; their folder names."""
-        self._sweep()
+        sweep(self._layout.environments)
         folders = [self._layout.environments / name for name in visible(self._layout.environments)]
         ages = {folder: age for folder in folders if (age := _age_s(folder / _ABOUT)) is not None}
         used = self._in_use()
@@ -237,13 +236,6 @@ class ProcessImages:
             raise OutsideBroken(
                 f"image {image_id!r} cannot be made from {self._locks[image_id]}:\n{said}", what=image_id
             )
-
-    def _sweep(self) -> None:
-        """Delete what killed pullers left half made."""
-        for entry in self._layout.environments.glob(".tmp-*"):
-            age = _age_s(entry)
-            if age is not None and age > _ABANDONED_S:
-                discard(entry)
 
 
 def digest_of(lock: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fermion.errors import DriverCannot
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?")
 _HIDDEN = "."  # folders that begin with it are on their way in or out and hold nothing that counts
+_ABANDONED_S = 6 * 3600.0  # longer than any pull may take
 
 
 def checked_name(name: str) -> str:
@@ -100,6 +102,17 @@ def discard(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(grave, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed callers left half made or half deleted hours ago."""
+    for entry in folder.glob(f"{_HIDDEN}*") if folder.is_dir() else ():
+        try:
+            age_s = time.time() - entry.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        if entry.is_dir() and age_s > _ABANDONED_S:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def progress_path(log: str) -> str:

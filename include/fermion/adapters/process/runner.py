@@ -45,7 +45,7 @@ BEAT_S = 1.0
 WATCH_S = 0.25  # between looks at memory where no cgroup keeps the limit
 SETTLED_S = 10.0  # after this, new descendants are looked for less often
 DISCOVER_S = 5.0
-FOLDER_GONE_S = 10.0  # the folder may be away this long (a remount) before the training is ended
+FOLDER_GONE_S = 5.0  # the folder may be away this long (a remount) before the training is ended
 RECORD_RETRY_S = 60.0  # how long a full disk may keep the exit record from being written
 PIPE_BYTES = 1024 * 1024
 MAX_PROGRESS_LINE = 16 * 1024
@@ -748,6 +748,7 @@ class Runner:
             if os.getppid() != runner:
                 os._exit(137)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
             with contextlib.suppress(OSError):
                 _write_text("/proc/self/oom_score_adj", "500")  # the training goes before the platform
             if memory.cgroup:

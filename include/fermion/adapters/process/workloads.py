@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from fermion.adapters.process import logs, runner
-from fermion.adapters.process.layout import Layout, discard, progress_path, visible
+from fermion.adapters.process.layout import Layout, discard, progress_path, sweep, visible
 from fermion.adapters.process.nodes import DeviceUse
 from fermion.domain.workloads import Chunk, ExitCause, ExitRecord, Grant, Seen, Usage, WorkloadSpec, WorkloadState
 from fermion.errors import Conflict, DriverCannot, NotFound, OutsideUnavailable
@@ -110,6 +110,7 @@ class ProcessWorkloads:
                     self._discard_suspended(folder)
                     return
                 if not _has_ended(folder):
+                    # The machine's own clock, because the runner reads that one too.
                     _request_stop(folder, grace=grace, why=why, now=datetime.now(UTC))
         except FileNotFoundError:
             return
@@ -206,7 +207,8 @@ class ProcessWorkloads:
         return [process.describe() for process in self._orphans()]
 
     def end_orphans(self) -> int:
-        """Kill them; how many there were."""
+        """Kill them; how many there were. Folders that killed callers left half made or half deleted go too."""
+        sweep(self._layout.workloads)
         ended = 0
         for _ in range(10):  # an orphan may have started another one meanwhile
             found = self._orphans()
@@ -219,8 +221,9 @@ class ProcessWorkloads:
     def _orphans(self) -> list[Marked]:
         # The process table first, then who is watched: a workload that starts meanwhile is never taken for an orphan.
         marked = self._marked()
-        watchers = {name: _watchers(self._layout.workload(name)) for name in {process.workload for process in marked}}
-        return [process for process in marked if process.is_orphan(watchers[process.workload])]
+        names = {process.workload for process in marked}
+        watches = {name: _watch_of(self._layout.workloads / name) for name in names}
+        return [process for process in marked if process.is_orphan(watches[process.workload])]
 
     def _marked(self) -> list[Marked]:
         mark = self._layout.identity()
@@ -436,10 +439,11 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
-def _watchers(folder: Path) -> set[int]:
-    """Numbers of the live runner and guard; empty when the workload's processes are nobody's."""
+def _watch_of(folder: Path) -> Watch:
     who = _read(folder, runner.RUNNER)
-    return {int(part["pid"]) for part in who.values() if runner.is_alive(part)} if who else set()
+    if who and who["runner"]["pid_namespace"] != runner.pid_namespace():
+        return Watch(frozenset(), is_elsewhere=_is_held(folder / runner.RUNNER_LOCK))
+    return Watch(frozenset(int(part["pid"]) for part in who.values() if runner.is_alive(part)), is_elsewhere=False)
 
 
 def _has_ended(folder: Path) -> bool:
@@ -524,11 +528,21 @@ class Marked:
         """One line for people."""
         return f"pid {self.pid} of workload {self.workload}, {self.age_s:.0f} s old: {self.command}"
 
-    def is_orphan(self, watchers: set[int]) -> bool:
+    def is_orphan(self, watch: Watch) -> bool:
         """Whether nobody looks after it; runners and guards do so themselves, and a young one may still be starting."""
+        if watch.is_elsewhere:
+            return False
         if self.is_runner:
-            return self.pid not in watchers and self.age_s > _YOUNG_S
-        return not watchers
+            return self.pid not in watch.pids and self.age_s > _YOUNG_S
+        return not watch.pids
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks after a workload: the numbers of its live runner and guard, or somebody in another container."""
+
+    pids: frozenset[int]
+    is_elsewhere: bool
 
 
 def _marked_process(pid: int, mark: str) -> Marked | None:
@@ -557,16 +571,22 @@ def _signal(who: Mapping[str, Any] | None, number: int) -> bool:
     """Signal exactly that process; False when it is gone or lives where it cannot be reached."""
     if not who or who.get("pid_namespace", runner.pid_namespace()) != runner.pid_namespace():
         return False
+    pid = int(who["pid"])
     try:
-        descriptor = os.pidfd_open(int(who["pid"]))
-    except OSError:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except (AttributeError, OSError):  # an old kernel or Python: a number could be given out again in between
+        if runner.is_alive(who):
+            runner.kill(pid, number)
+            return True
         return False
     try:
         # Checked after the descriptor was opened: from then on it can mean no other process.
         if not runner.is_alive(who):
             return False
         signal.pidfd_send_signal(descriptor, number)
-    except OSError:
+    except ProcessLookupError:
         return False
     finally:
         os.close(descriptor)
