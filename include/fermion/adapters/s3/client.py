@@ -9,16 +9,19 @@ import base64
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fermion.errors import FermionError, NotFound, OutsideBroken, OutsideUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+_Result = TypeVar("_Result")
 
 MIB = 1 << 20
 MAX_PARTS = 9_000
@@ -29,7 +32,8 @@ MAX_PARTS = 9_000
 class S3Options:
     """Where the store is and who asks. None: what boto3 finds by itself (its own configuration files, roles).
 
-    ``attempts`` is how often one request is tried in all when the store does not answer or is busy.
+    ``attempts`` is how often one request is tried in all when the store does not answer or is busy; an answer that
+    breaks off is asked for again ``tries`` times, first after ``first_wait_s`` and then after twice that each time.
     """
 
     endpoint_url: str | None = None
@@ -41,6 +45,8 @@ class S3Options:
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 60.0
     attempts: int = 6
+    tries: int = 5
+    first_wait_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,17 @@ class S3Store:
     def part_size_for(self, size: int) -> int:
         """Bytes a part of an object of that size."""
         return max(self.part_size, -(-size // MAX_PARTS // MIB) * MIB)
+
+    def persist(self, work: Callable[[], _Result], *, until: threading.Event | None = None) -> _Result:
+        """What ``work`` answers, tried again while the store does not; not any more once ``until`` is set."""
+        for done in range(self.options.tries - 1):
+            try:
+                return work()
+            except OutsideUnavailable as error:
+                if not error.retryable or (until is not None and until.is_set()):
+                    raise
+            time.sleep(self.options.first_wait_s * 2**done)
+        return work()
 
     # --- small operations ---
 

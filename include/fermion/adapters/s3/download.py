@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -20,9 +19,6 @@ from pathlib import Path
 from fermion.adapters.files.trees import BUFFER, hash_file
 from fermion.adapters.s3.client import S3Store, Stored, status_of, translated
 from fermion.errors import NotFound, OutsideUnavailable
-
-_TRIES = 5
-_FIRST_WAIT_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +38,9 @@ class _Progress:
     """One file under way: which ranges are written, and when the last one was."""
 
     def __init__(self, wanted: Wanted, parts: Path, part_size: int) -> None:
-        name = hashlib.sha256(str(wanted.target).encode()).hexdigest()[:32]
         self.wanted = wanted
-        self.part = parts / f"{name}.part"
-        self.journal = parts / f"{name}.done"
+        self.part = _part(parts, wanted)
+        self.journal = self.part.with_suffix(".done")
         self.part_size = part_size
         self._lock = threading.Lock()
         self._header = f"{wanted.stored.etag} {wanted.stored.size} {part_size}"
@@ -54,7 +49,7 @@ class _Progress:
     def _begin(self) -> set[int]:
         """The offsets of the ranges that are still to fetch."""
         size = self.wanted.stored.size
-        offsets = set(range(0, size, self.part_size)) or {0}
+        offsets = set(range(0, size, self.part_size))
         with contextlib.suppress(OSError, ValueError):
             header, *done = self.journal.read_text().splitlines()
             if header == self._header and self.part.stat().st_size == size:
@@ -70,11 +65,6 @@ class _Progress:
             file.write(f"{offset}\n")
             self.missing.discard(offset)
             return not self.missing
-
-    def forget(self) -> None:
-        """Delete what was fetched."""
-        self.part.unlink(missing_ok=True)
-        self.journal.unlink(missing_ok=True)
 
 
 class Download:
@@ -94,44 +84,56 @@ class Download:
         """
         self._parts.mkdir(parents=True, exist_ok=True)
         pool = ThreadPoolExecutor(max_workers=self._store.workers, thread_name_prefix="download")
-        files_under_way: dict[Future[bool], _Progress] = {}
+        under_way: dict[Future[bool], Wanted] = {}
         try:
             for wanted in files:
-                progress = _Progress(wanted, self._parts, self._store.part_size_for(wanted.stored.size))
-                for work in self._works(progress):
-                    files_under_way[pool.submit(work)] = progress
-            done, _ = wait(files_under_way, return_when=FIRST_EXCEPTION)
-            others = {id(files_under_way[each]): files_under_way[each] for each in done if not each.result()}
+                for work in self._works(wanted):
+                    under_way[pool.submit(work)] = wanted
+            done, _ = wait(under_way, return_when=FIRST_EXCEPTION)
+            others = {under_way[each].target: under_way[each] for each in done if not each.result()}
         finally:
             self._stopped.set()
             pool.shutdown(cancel_futures=True)
-        for progress in others.values():
-            progress.forget()
-        return [progress.wanted for progress in others.values()]
+        for wanted in others.values():
+            _part(self._parts, wanted).unlink(missing_ok=True)
+        return list(others.values())
 
-    def _works(self, progress: _Progress) -> list[Callable[[], bool]]:
+    def _works(self, wanted: Wanted) -> list[Callable[[], bool]]:
         """What is to do for one file; each answers False when the object turns out to be another."""
+        part_size = self._store.part_size_for(wanted.stored.size)
+        if wanted.stored.size <= part_size:
+            return [partial(self._fetch_whole, wanted)]
+        progress = _Progress(wanted, self._parts, part_size)
         if not progress.missing:
             return [partial(self._finish, progress)]
-        return [partial(self._fetch, progress, offset) for offset in sorted(progress.missing)]
+        return [partial(self._fetch_range, progress, offset) for offset in sorted(progress.missing)]
 
-    def _fetch(self, progress: _Progress, offset: int) -> bool:
-        for left in reversed(range(_TRIES)):
-            try:
-                self._fetch_once(progress, offset)
-                break
-            except _Changed:
-                return False
-            except OutsideUnavailable:
-                if left == 0 or self._stopped.is_set():
-                    raise
-                time.sleep(_FIRST_WAIT_S * 2 ** (_TRIES - 1 - left))
-        return self._finish(progress) if progress.note(offset) else True
+    def _fetch_whole(self, wanted: Wanted) -> bool:
+        part = _part(self._parts, wanted)
+        part.touch()
+        fetch = partial(self._fetch, wanted.stored, part, 0, wanted.stored.size)
+        return self._persist(fetch) and _place(wanted, part)
 
-    def _fetch_once(self, progress: _Progress, offset: int) -> None:
+    def _fetch_range(self, progress: _Progress, offset: int) -> bool:
         stored = progress.wanted.stored
         end = min(offset + progress.part_size, stored.size)
-        if end == offset:
+        if not self._persist(partial(self._fetch, stored, progress.part, offset, end)):
+            return False
+        return self._finish(progress) if progress.note(offset) else True
+
+    def _finish(self, progress: _Progress) -> bool:
+        progress.journal.unlink(missing_ok=True)
+        return _place(progress.wanted, progress.part)
+
+    def _persist(self, fetch: Callable[[], None]) -> bool:
+        try:
+            self._store.persist(fetch, until=self._stopped)
+        except _Changed:
+            return False
+        return True
+
+    def _fetch(self, stored: Stored, part: Path, offset: int, end: int) -> None:
+        if offset == end:
             return  # an empty object has no range
         client = self._store.client()
         with translated(f"s3://{self._bucket}/{stored.key}"):
@@ -143,7 +145,7 @@ class Download:
                 if status_of(error) in (404, 412, 416):
                     raise _Changed from error
                 raise
-            descriptor = os.open(progress.part, os.O_WRONLY | os.O_CLOEXEC)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 for chunk in answer["Body"].iter_chunks(BUFFER):
                     os.pwrite(descriptor, chunk, offset)
@@ -151,20 +153,23 @@ class Download:
             finally:
                 os.close(descriptor)
         if offset != end:
-            raise OutsideUnavailable(
-                f"s3://{self._bucket}/{stored.key} ended early; call again to go on.", what=stored.key
-            )
+            message = f"s3://{self._bucket}/{stored.key} ended early; call again to go on."
+            raise OutsideUnavailable(message, what=stored.key)
 
-    def _finish(self, progress: _Progress) -> bool:
-        if hash_file(progress.part) != progress.wanted.sha256:
-            return False
-        target = progress.wanted.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with progress.part.open("rb") as file:
-            os.fsync(file.fileno())
-        progress.part.replace(target)
-        progress.forget()
-        return True
+
+def _part(parts: Path, wanted: Wanted) -> Path:
+    return parts / f"{hashlib.sha256(str(wanted.target).encode()).hexdigest()[:32]}.part"
+
+
+def _place(wanted: Wanted, part: Path) -> bool:
+    """Verify the whole file and move it to its place, durably; False when it has other content."""
+    if hash_file(part) != wanted.sha256:
+        return False
+    wanted.target.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(wanted.target)
+    return True
 
 
 def hash_object(store: S3Store, bucket: str, stored: Stored) -> str | None:
@@ -173,16 +178,10 @@ def hash_object(store: S3Store, bucket: str, stored: Stored) -> str | None:
     Raises:
         OutsideUnavailable: the store does not answer.
     """
-    for left in reversed(range(_TRIES)):
-        try:
-            return _hash_once(store, bucket, stored)
-        except (_Changed, NotFound):
-            return None
-        except OutsideUnavailable as error:
-            if left == 0 or not error.retryable:
-                raise
-            time.sleep(_FIRST_WAIT_S * 2 ** (_TRIES - 1 - left))
-    return None
+    try:
+        return store.persist(partial(_hash_once, store, bucket, stored))
+    except (_Changed, NotFound):
+        return None
 
 
 def _hash_once(store: S3Store, bucket: str, stored: Stored) -> str:
