@@ -223,7 +223,8 @@ class ProcessWorkloads:
         marked = self._marked()
         names = {process.workload for process in marked}
         watches = {name: _watch_of(self._layout.workloads / name) for name in names}
-        return [process for process in marked if process.is_orphan(watches[process.workload])]
+        found = [process for process in marked if process.is_orphan(watches[process.workload])]
+        return [process for process in found if runner.is_alive(process.identity)]  # not those that ended meanwhile
 
     def _marked(self) -> list[Marked]:
         mark = self._layout.identity()
