@@ -82,7 +82,9 @@ def missing(ref: str, known: list[str], where: str) -> Problem:
     """The problem of a name that the repository does not have."""
     near = difflib.get_close_matches(ref, known, n=3) or known[:5]
     have = f"It has {len(known)} branches and tags, such as {', '.join(near)}." if near else ""
-    return _problem("no_such_ref", f"{where} has no branch, tag or commit {ref!r}. {have}".strip(), "Push it, or name another.")
+    return _problem(
+        "no_such_ref", f"{where} has no branch, tag or commit {ref!r}. {have}".strip(), "Push it, or name another."
+    )
 
 
 def _problem(code: str, message: str, fix: str) -> Problem:
