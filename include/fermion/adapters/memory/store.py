@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from fermion.adapters.memory.catalog import MemoryCatalog
 from fermion.adapters.memory.jobs import MemoryJobs
@@ -101,3 +102,10 @@ class MemoryStore:
         """As ``memory, 3 jobs``."""
         self._answer()
         return f"memory, {len(self._tables.jobs)} jobs"
+
+
+if TYPE_CHECKING:
+    from fermion.ports import Store
+
+    def _keeps_the_port(kept: MemoryStore) -> Store:
+        return kept

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, text
 
@@ -202,3 +203,10 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+if TYPE_CHECKING:
+    from fermion.ports import Store
+
+    def _keeps_the_port(kept: SqlStore) -> Store:
+        return kept
