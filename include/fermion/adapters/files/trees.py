@@ -49,11 +49,13 @@ class Found:
 
     def is_still(self, now: os.stat_result) -> bool:
         """Whether a later look shows the same, unchanged file."""
-        return (self.device, self.inode, self.size, self.mtime_ns) == (
+        # An inode's number is given again once it is free, but its change time cannot be set back.
+        return (self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns) == (
             now.st_dev,
             now.st_ino,
             now.st_size,
             now.st_mtime_ns,
+            now.st_ctime_ns,
         )
 
 
