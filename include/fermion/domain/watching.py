@@ -186,9 +186,14 @@ def abandon(job: Job, message: str) -> Move | None:
     """The move of an open job that no run carries any more; None when it is on its way out already."""
     if job.phase is Phase.STOPPING or job.is_final:
         return None
-    if job.phase in HOLDING:
-        return _stop(Reason.RUN_ENDED, message)
-    return _fail(Reason.SAVE_FAILED if job.phase is Phase.SAVING else Reason.RUN_ENDED, message)
+    if job.stop_requested_at is not None and job.phase is not Phase.SAVING:
+        message, reason = f"Stopped by {job.stop_requested_by}.", Reason.STOPPED
+    else:
+        reason = _ABANDONED.get(job.phase, Reason.RUN_ENDED)
+    return _stop(reason, message) if job.phase in HOLDING else _fail(reason, message)
+
+
+_ABANDONED = {Phase.STAGING: Reason.STAGING_FAILED, Phase.SAVING: Reason.SAVE_FAILED}
 
 
 def with_step(before: Progress, after: Progress, lines: int) -> Progress:

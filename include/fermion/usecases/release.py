@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from time import monotonic, sleep
 
-from fermion.domain.jobs import HOLDING, Job, Move, Phase
+from fermion.domain.jobs import Job, Phase
 from fermion.domain.leases import HolderKind
-from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.watching import abandon
 from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import OutsideUnavailable
 from fermion.usecases.admit import admit
@@ -16,10 +16,12 @@ from fermion.usecases.moving import load, write_move
 from fermion.usecases.tend import GONE, Tender, end_lease
 
 _ABANDONED = {
-    Phase.SUBMITTED: (Reason.RUN_ENDED, "The run ended before the request was checked."),
-    Phase.STAGING: (Reason.STAGING_FAILED, "The run ended while image, data or code were being fetched."),
-    Phase.WAITING: (Reason.RUN_ENDED, "The run ended while the job waited for GPUs."),
-    Phase.SAVING: (Reason.SAVE_FAILED, "The run ended before the model was published."),
+    Phase.SUBMITTED: "The run ended before the request was checked.",
+    Phase.STAGING: "The run ended while image, data or code were being fetched.",
+    Phase.WAITING: "The run ended while the job waited for GPUs.",
+    Phase.STARTING: "The run ended while the training was starting; its workload was ended.",
+    Phase.RUNNING: "The run ended while the training was running; its workload was ended.",
+    Phase.SAVING: "The run ended before the model was published.",
 }
 
 
@@ -31,10 +33,13 @@ def release(ctx: Context, job_id: str, *, why: str = "", patience: timedelta = t
     Raises:
         OutsideUnavailable: the workload could not be seen gone within ``patience``; the lease stays, the sync goes on.
     """
+    tender = Tender(ctx)
+    _abandon(ctx, tender.look_after(job_id), why)
     with ctx.store.read() as tx:
         job = load(tx, job_id)
     seen = _end_workload(ctx, job, patience)
-    job = _end_job(ctx, job_id, why)
+    if not job.is_final:
+        job = tender.look_after(job_id)
     _end_leases(ctx, job, seen)
     driver = ctx.driver_of(job.spec.pool)
     for attempt in range(1, job.attempt + 1):
@@ -43,17 +48,23 @@ def release(ctx: Context, job_id: str, *, why: str = "", patience: timedelta = t
     return job
 
 
+def _abandon(ctx: Context, job: Job, why: str) -> None:
+    """Write that an unfinished job is to end, before anything is done to its workload: so its end is read rightly."""
+    while (move := abandon(job, f"{_ABANDONED.get(job.phase, 'The run ended.')} {why}".strip())) is not None:
+        with ctx.store.begin() as tx:
+            if write_move(ctx, tx, job, move) is not None:
+                return
+            job = load(tx, job.id)
+
+
 def _end_workload(ctx: Context, job: Job, patience: timedelta) -> Seen:
-    """The workload, seen gone. One that ended by itself is first let to tell how."""
+    """The workload, seen gone."""
     workloads = ctx.driver_of(job.spec.pool).workloads
     name = workload_name(job.id, job.attempt)
-    if job.phase in HOLDING:
-        Tender(ctx).round()
     deadline = monotonic() + patience.total_seconds()
-    grace = ctx.rules.policy(job.spec.pool).stop_grace
     seen = workloads.look(name)
     if seen.state not in GONE:
-        workloads.stop(name, grace=grace, why="the run ended")
+        workloads.stop(name, grace=ctx.rules.policy(job.spec.pool).stop_grace, why="the run ended")
     while seen.state not in GONE:
         if monotonic() > deadline:
             raise OutsideUnavailable(
@@ -66,27 +77,8 @@ def _end_workload(ctx: Context, job: Job, patience: timedelta) -> Seen:
     return seen
 
 
-def _end_job(ctx: Context, job_id: str, why: str) -> Job:
-    while True:
-        with ctx.store.begin() as tx:
-            job = load(tx, job_id)
-            if job.is_final:
-                return job
-            moved = write_move(ctx, tx, job, _abandon(job, why))
-            if moved is not None:
-                return moved
-
-
-def _abandon(job: Job, why: str) -> Move:
-    if job.stop_requested_at is not None:
-        return Move(to=Phase.FAILED, explanation=Explanation(Reason.STOPPED, f"Stopped by {job.stop_requested_by}."))
-    reason, message = _ABANDONED.get(
-        job.phase, (Reason.RUN_ENDED, f"The run ended while the job was {job.phase}; its workload was ended.")
-    )
-    return Move(to=Phase.FAILED, explanation=Explanation(reason, f"{message} {why}".strip()))
-
-
 def _end_leases(ctx: Context, job: Job, seen: Seen) -> None:
+    """Close what is left: normally nothing, because a lease ends together with the move of its job."""
     with ctx.store.begin() as tx:
         live = tx.leases.of_holder(HolderKind.JOB, job.id, live_only=True)
         for lease in live:

@@ -22,7 +22,7 @@ from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
 from fermion.usecases.admit import admit, leave_of
 from fermion.usecases.context import Context
-from fermion.usecases.moving import write_move
+from fermion.usecases.moving import load, write_move
 from fermion.usecases.prepare import prepare
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,17 @@ class Tender:
             self._admit_safely()
         self._forget_cursors(after)
         return after
+
+    def look_after(self, job_id: str) -> Job:
+        """One job as it is after having been looked after; an ended one as it is.
+
+        Raises:
+            NotFound: no such job.
+        """
+        with self.ctx.store.read() as tx:
+            job = load(tx, job_id)
+            pools = self.ctx.pools(tx)
+        return job if job.is_final else self._tend(job, pools)
 
     def _tend_safely(self, job: Job, pools: Mapping[str, Pool]) -> Job:
         try:
