@@ -44,7 +44,10 @@ class Jobs(Protocol):
         ...
 
     def add(self, job: Job) -> bool:
-        """Insert; False when a job with this run (dag id, run id) exists already: then nothing was written."""
+        """Insert; False when this run (dag id, run id) carries an open job already: then nothing was written.
+
+        A run that is cleared trains again, so it may carry several jobs, one after the other; only one of them is open.
+        """
         ...
 
     def get(self, job_id: str) -> Job | None:
@@ -52,7 +55,7 @@ class Jobs(Protocol):
         ...
 
     def by_run(self, dag_id: str, run_id: str) -> Job | None:
-        """The job that this run carries, or None."""
+        """The job that this run carries, the newest of them, or None."""
         ...
 
     def save(self, job: Job) -> Job | None:
@@ -558,4 +561,8 @@ class Runs(Protocol):
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark one unfinished task failed (never the run: its teardowns must still run)."""
+        ...
+
+    def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:
+        """Show the text (Markdown, cut where the engine's room ends) on the run and on one of its tasks."""
         ...

@@ -136,6 +136,39 @@ def test_adding_a_second_job_for_a_run_writes_nothing(store: Store) -> None:
         assert tx.jobs.get("job-20260302-002") is None
 
 
+def test_a_run_whose_job_has_ended_may_carry_another_and_answers_the_newest(store: Store) -> None:
+    run = ("train_model", "r1")
+    submit(store, make_job("job-20260302-001", run=run, phase=Phase.FAILED))
+    with store.begin() as tx:
+        assert tx.jobs.add(make_job("job-20260302-002", run=run, restart_of="job-20260302-001")) is True
+        assert tx.jobs.add(make_job("job-20260302-003", run=run)) is False
+    with store.read() as tx:
+        newest = tx.jobs.by_run(*run)
+        assert newest is not None
+        assert newest.id == "job-20260302-002"
+        assert tx.jobs.get("job-20260302-003") is None
+
+
+def test_an_ended_job_is_still_saved_after_its_run_carries_another(store: Store) -> None:
+    run = ("train_model", "r1")
+    old = make_job("job-20260302-001", run=run, phase=Phase.COMPLETED)
+    submit(store, old, make_job("job-20260302-002", run=run))
+    with store.begin() as tx:
+        assert tx.jobs.save(replace(old, model_version=3)) is not None
+    with store.read() as tx:
+        newest = tx.jobs.by_run(*run)
+        assert newest is not None
+        assert newest.id == "job-20260302-002"
+
+
+def test_an_ended_job_cannot_be_opened_again_beside_another_of_its_run(store: Store) -> None:
+    run = ("train_model", "r1")
+    old = make_job("job-20260302-001", run=run, phase=Phase.FAILED)
+    submit(store, old, make_job("job-20260302-002", run=run))
+    with pytest.raises(Conflict, match="carries job job-20260302-002"), store.begin() as tx:
+        tx.jobs.save(replace(old, phase=Phase.WAITING))
+
+
 def test_jobs_without_a_run_do_not_meet(store: Store) -> None:
     with store.begin() as tx:
         assert tx.jobs.add(make_job("job-20260302-001")) is True

@@ -32,7 +32,8 @@ def submit(
         RequestRefused: the request has problems (all listed), or the run carries another request already.
     """
     spec = replace(parse_request(raw), owner=actor)
-    with ctx.store.begin() as tx:
+    # A run may carry several jobs, one after the other: only under a lock of its own is "has it none?" still true at the insert.
+    with ctx.store.begin(exclusive=None if run_id is None else f"run:{dag_id}/{run_id}") as tx:
         found = tx.jobs.by_run(dag_id, run_id) if run_id is not None else None
         if found is None:
             job = _new_job(ctx, tx, spec, dag_id, run_id, restart_of)

@@ -21,6 +21,7 @@ from fermion.domain.workloads import Seen, Usage, WorkloadState, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
 from fermion.usecases.admit import admit, leave_of
+from fermion.usecases.again import follows_in_its_run
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load, write_move
 from fermion.usecases.prepare import prepare
@@ -95,7 +96,7 @@ class Tender:
         move = decide(Watched(job=job, policy=self.ctx.rules.policy(job.spec.pool)), self.ctx.clock.now())
         if move is not None:
             return self._end_in_line(job, move)
-        if job.phase is Phase.STAGING and job.attempt > 1:
+        if job.phase is Phase.STAGING and (job.attempt > 1 or follows_in_its_run(self.ctx, job)):
             return prepare(self.ctx, job.id)
         return job
 

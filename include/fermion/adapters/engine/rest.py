@@ -11,6 +11,7 @@ import httpx
 from fermion.errors import NotFound, NotPermitted, OutsideBroken, OutsideUnavailable
 
 TIMEOUT_S = 30.0
+NOTE_CHARACTERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,13 @@ class RestRuns:
         """Mark one unfinished task failed."""
         path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='')}/taskInstances/{quote(task_id)}"
         self._call("PATCH", path, json={"new_state": "failed"}, expected={200})
+
+    def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:
+        """Airflow keeps a note of at most 1,000 characters."""
+        body = {"note": text if len(text) <= NOTE_CHARACTERS else text[: NOTE_CHARACTERS - 1] + "…"}
+        run = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id, safe='')}"
+        self._call("PATCH", run, json=body, expected={200})
+        self._call("PATCH", f"{run}/taskInstances/{quote(task_id)}", json=body, expected={200})
 
     def _call(self, method: str, path: str, *, expected: set[int], json: object = None) -> httpx.Response:
         answer = self._send(method, path, json)

@@ -26,16 +26,14 @@ class MemoryJobs:
         return f"job-{day:%Y%m%d}-{number:03d}"
 
     def add(self, job: Job) -> bool:
-        """Insert; False when the run has a job."""
-        runs = self._draft.write("runs")
-        if job.run is not None and job.run in runs:
-            return False
+        """Insert; False when the run has an open job."""
         jobs = self._draft.write("jobs")
+        if job.run is not None and not job.is_final and self._open_jobs(job.run):
+            return False
         if job.id in jobs:
             raise Conflict(f"job {job.id} exists already; ask for a new id", what="job")
         jobs[job.id] = _stored(job)
-        if job.run is not None:
-            runs[job.run] = job.id
+        self._carry(job, before=None)
         return True
 
     def get(self, job_id: str) -> Job | None:
@@ -43,16 +41,16 @@ class MemoryJobs:
         return self._draft.see("jobs").get(job_id)
 
     def by_run(self, dag_id: str, run_id: str) -> Job | None:
-        """By the run that carries it."""
-        job_id = self._draft.see("runs").get((dag_id, run_id))
-        return None if job_id is None else self.get(job_id)
+        """The newest of the run that carries it."""
+        carried = self._draft.see("runs").get((dag_id, run_id), ())
+        return self.get(carried[-1]) if carried else None
 
     def save(self, job: Job) -> Job | None:
         """Guarded by the version."""
-        jobs, runs = self._draft.write("jobs"), self._draft.write("runs")
-        if job.run is not None and runs.get(job.run, job.id) != job.id:
+        jobs = self._draft.write("jobs")
+        if job.run is not None and (rivals := set(self._open_jobs(job.run)) - {job.id}) and not job.is_final:
             raise Conflict(
-                f"run {job.run[1]!r} of {job.run[0]!r} carries job {runs[job.run]}; job {job.id} cannot have it",
+                f"run {job.run[1]!r} of {job.run[0]!r} carries job {min(rivals)}; job {job.id} cannot have it",
                 what="job",
             )
         stored: Job | None = jobs.get(job.id)
@@ -60,11 +58,21 @@ class MemoryJobs:
             return None
         saved = _stored(replace(job, version=job.version + 1))
         jobs[job.id] = saved
-        if stored.run is not None:
-            del runs[stored.run]
-        if saved.run is not None:
-            runs[saved.run] = saved.id
+        if stored.run != saved.run:
+            self._carry(saved, before=stored.run)
         return saved
+
+    def _open_jobs(self, run: tuple[str, str]) -> list[str]:
+        jobs = self._draft.see("jobs")
+        return [each for each in self._draft.see("runs").get(run, ()) if not jobs[each].is_final]
+
+    def _carry(self, job: Job, *, before: tuple[str, str] | None) -> None:
+        """Note the job's run, in place of the one it had before."""
+        runs = self._draft.write("runs")
+        if before is not None:
+            runs[before] = tuple(each for each in runs[before] if each != job.id)
+        if job.run is not None:
+            runs[job.run] = (*runs.get(job.run, ()), job.id)
 
     def find(
         self,

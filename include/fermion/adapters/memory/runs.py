@@ -27,6 +27,7 @@ class _Run:
     conf: Mapping[str, object]
     state: str = "queued"
     tasks: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryRuns:
@@ -63,11 +64,26 @@ class MemoryRuns:
         if run.tasks[task_id] not in _FINISHED:
             run.tasks[task_id] = "failed"
 
+    def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:
+        """Kept whole.
+
+        Raises:
+            NotFound: no such run.
+        """
+        self.line.answer()
+        if (dag_id, run_id) not in self._runs:
+            raise NotFound(f"there is no run {run_id!r} of {dag_id!r}", what="run")
+        self._runs[dag_id, run_id].notes[task_id] = text
+
     # --- levers -----------------------------------------------------------------------------------------------------
 
     def conf(self, dag_id: str, run_id: str) -> Mapping[str, object]:
         """What it was triggered with."""
         return self._runs[dag_id, run_id].conf
+
+    def notes(self, dag_id: str, run_id: str) -> Mapping[str, str]:
+        """Task id to what was noted on it."""
+        return dict(self._runs[dag_id, run_id].notes)
 
     def put_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """The task is in that state now; the run runs."""

@@ -22,7 +22,7 @@ class Tables:
     """One moment. No dict in it changes once it is published."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)  # in order of insertion
-    runs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)  # a run to its jobs, oldest first
     leases: Mapping[str, Lease] = field(default_factory=dict)
     attempts: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     devices: Mapping[tuple[str, str, str], str] = field(default_factory=dict)  # held now: device to lease

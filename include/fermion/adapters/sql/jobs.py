@@ -12,11 +12,16 @@ from fermion.adapters.sql.codec import job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
-from fermion.domain.jobs import Job, Phase
+from fermion.domain.jobs import FINAL, Job, Phase
 from fermion.errors import Conflict, NotFound
 
 _BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
-_BY_RUN = select(jobs).where(jobs.c.dag_id == bindparam("dag"), jobs.c.run_id == bindparam("run"))
+_BY_RUN = (
+    select(jobs)
+    .where(jobs.c.dag_id == bindparam("dag"), jobs.c.run_id == bindparam("run"))
+    .order_by(jobs.c.seq.desc())
+    .limit(1)
+)
 _SAVE = update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.version == bindparam("expected"))
 
 
@@ -32,14 +37,14 @@ class SqlJobs:
         return f"job-{day:%Y%m%d}-{number:03d}"
 
     def add(self, job: Job) -> bool:
-        """Insert; False when the run has a job.
+        """Insert; False when the run has an open job.
 
         Raises:
             Conflict: another job has this id.
         """
         if self._link.write(self._link.insert(jobs).on_conflict_do_nothing(), job_values(job)):
             return True
-        if job.run is not None and self.by_run(*job.run) is not None:
+        if job.run is not None and (carried := self.by_run(*job.run)) is not None and not carried.is_final:
             return False
         raise Conflict(f"job {job.id} exists already; ask for a new id", what="job")
 
@@ -49,7 +54,7 @@ class SqlJobs:
         return None if row is None else job_of(row)
 
     def by_run(self, dag_id: str, run_id: str) -> Job | None:
-        """By the run that carries it."""
+        """The newest of the run that carries it."""
         row = self._link.row(_BY_RUN, {"dag": dag_id, "run": run_id})
         return None if row is None else job_of(row)
 
@@ -57,10 +62,10 @@ class SqlJobs:
         """One guarded UPDATE.
 
         Raises:
-            Conflict: the job was given a run that another job has.
+            Conflict: the job was given a run that another open job has.
         """
         saved = replace(job, version=job.version + 1)
-        if saved.run is not None:
+        if saved.run is not None and not saved.is_final:
             self._refuse_shared_run(saved.id, saved.run)
         values = job_values(saved)
         del values["id"]
@@ -108,5 +113,8 @@ class SqlJobs:
 
 
 _RUN_OWNER = select(jobs.c.id).where(
-    jobs.c.dag_id == bindparam("dag"), jobs.c.run_id == bindparam("run"), jobs.c.id != bindparam("job_id")
+    jobs.c.dag_id == bindparam("dag"),
+    jobs.c.run_id == bindparam("run"),
+    jobs.c.id != bindparam("job_id"),
+    jobs.c.phase.not_in(sorted(map(str, FINAL))),
 )

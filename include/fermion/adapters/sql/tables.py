@@ -125,7 +125,16 @@ jobs = Table(
     Column("preempted_for", Text),
     Column("model_version", Integer),
     Column("restart_of", Text),
-    UniqueConstraint("dag_id", "run_id"),
+    # A cleared run trains again: it may carry several jobs, of which one is open.
+    Index(
+        "ux_jobs_open_run",
+        "dag_id",
+        "run_id",
+        unique=True,
+        sqlite_where=text("phase NOT IN ('completed', 'failed')"),
+        postgresql_where=text("phase NOT IN ('completed', 'failed')"),
+    ),
+    Index("ix_jobs_run", "dag_id", "run_id", "seq"),
     Index("ix_jobs_phase_pool", "phase", "pool"),
     Index("ix_jobs_submitted_at", "submitted_at", "seq"),
     Index("ix_jobs_changed_at", "changed_at"),

@@ -55,12 +55,20 @@ def _make_jobs() -> None:
         sa.Column("model_version", sa.Integer),
         sa.Column("restart_of", sa.Text),
         sa.PrimaryKeyConstraint("seq", name="pk_jobs"),
-        sa.UniqueConstraint("dag_id", "run_id", name="uq_jobs_dag_id_run_id"),
         sa.UniqueConstraint("id", name="uq_jobs_id"),
     )
     op.create_index("ix_jobs_changed_at", "jobs", ["changed_at"])
     op.create_index("ix_jobs_phase_pool", "jobs", ["phase", "pool"])
+    op.create_index("ix_jobs_run", "jobs", ["dag_id", "run_id", "seq"])
     op.create_index("ix_jobs_submitted_at", "jobs", ["submitted_at", "seq"])
+    op.create_index(
+        "ux_jobs_open_run",
+        "jobs",
+        ["dag_id", "run_id"],
+        unique=True,
+        sqlite_where=sa.text("phase NOT IN ('completed', 'failed')"),
+        postgresql_where=sa.text("phase NOT IN ('completed', 'failed')"),
+    )
 
 
 def _make_leases() -> None:
