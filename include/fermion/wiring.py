@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,49 +13,53 @@ from fermion.usecases.context import Context, Rules
 
 if TYPE_CHECKING:
     from fermion.adapters.datasets.origin import Origins
+    from fermion.adapters.git.repositories import Repositories
     from fermion.adapters.local_platform.installation import LocalPlatform
+    from fermion.adapters.s3.client import S3Store
     from fermion.ports import Clock, Driver, ModelRepository, Runs
-    from fermion.settings import Settings
+    from fermion.settings import DataSettings, ModelsSettings, Settings
 
 __all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs"]
 
 
-def build(settings: Settings | None = None, *, database_url: str | None = None) -> Context:
-    """The platform. Without arguments it is the installation that the environment means; kept per process and database.
+Secrets = Callable[[str], tuple[str, str] | None]
+"""The name and secret that a connection holds, or None. Airflow's processes give one; elsewhere the machine's own keys count."""
+
+
+def build(
+    settings: Settings | None = None, *, database_url: str | None = None, secrets: Secrets | None = None
+) -> Context:
+    """The platform. Without settings it is the installation that the environment means; kept per process and database.
 
     Raises:
         SettingsInvalid: the configuration is wrong; every problem with its line.
     """
     if settings is not None:
-        return _build(settings, database_url or settings.database_url)
-    return _built(database_url)
+        return _build(settings, database_url or settings.database_url, secrets)
+    return _built(database_url, secrets)
 
 
 @cache
-def _built(database_url: str | None) -> Context:
+def _built(database_url: str | None, secrets: Secrets | None) -> Context:
     from fermion.settings import load
 
     settings = load()
-    return _build(settings, database_url or settings.database_url)
+    return _build(settings, database_url or settings.database_url, secrets)
 
 
-def _build(settings: Settings, database_url: str) -> Context:
-    from fermion.adapters.datasets.folder import Folders
-    from fermion.adapters.datasets.origin import Origin, Origins
+def _build(settings: Settings, database_url: str, secrets: Secrets | None) -> Context:
     from fermion.adapters.machine import ChoicesFile, SystemClock
     from fermion.adapters.report.folder import FolderReports
     from fermion.adapters.sql import open_store
 
     clock = SystemClock()
-    roots = [Path(root.removeprefix("file://")) for root in settings.data.roots if not root.startswith("s3://")]
-    by_scheme: dict[str, Origin] = {"file": Folders(roots, index=settings.work_dir / "cache" / "scans")}
-    source = Origins(by_scheme)
+    source = _datasets(settings, secrets)
     return Context(
         store=open_store(database_url),
         clock=clock,
-        drivers={name: _driver(settings, name, clock, source) for name in settings.clusters},
+        drivers={name: _driver(settings, name, clock, source, secrets) for name in settings.clusters},
         dataset_source=source,
-        models=_models(settings),
+        models=_models(settings, secrets),
         reports=FolderReports(settings.reports_dir),
         choices=ChoicesFile(settings.choices_file),
         rules=Rules(
@@ -68,45 +72,89 @@ def _build(settings: Settings, database_url: str) -> Context:
     )
 
 
-def _driver(settings: Settings, name: str, clock: Clock, source: Origins) -> Driver:
+def _datasets(settings: Settings, secrets: Secrets | None) -> Origins:
+    from fermion.adapters.datasets.folder import Folders
+    from fermion.adapters.datasets.origin import Origin, Origins
+
+    index = settings.work_dir / "cache" / "scans"
+    prefixes = [root.removeprefix("s3://") for root in settings.data.roots if root.startswith("s3://")]
+    folders = [Path(root.removeprefix("file://")) for root in settings.data.roots if not root.startswith("s3://")]
+    by_scheme: dict[str, Origin] = {"file": Folders(folders, index=index)}
+    if prefixes:
+        from fermion.adapters.datasets.prefix import Prefixes
+
+        by_scheme["s3"] = Prefixes(_object_store(settings.data, secrets), allowed=prefixes, index=index)
+    return Origins(by_scheme)
+
+
+def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secrets: Secrets | None) -> Driver:
     from fermion.adapters import process
     from fermion.adapters.datasets.cache import DatasetCache
     from fermion.adapters.files.shelf import Shelf
-    from fermion.adapters.git.remotes import Rules as CodeRules
-    from fermion.adapters.git.repositories import Repositories
+    from fermion.adapters.process.environments import About
 
     cluster = settings.clusters[name]
     if cluster.kind != "process":
         raise DriverCannot(
             f"cluster {name!r} is of kind {cluster.kind!r}, which this version cannot drive yet.", what=name
         )
-    cache_dir = settings.work_dir / "cache"
-    embedded = settings.environment == "embedded"
+    datasets = Shelf(settings.work_dir / "cache" / "datasets", size_limit=settings.caches.datasets_bytes)
     return process.build(
         cluster=name,
         root=settings.work_dir,
         clock=clock,
-        datasets=DatasetCache(Shelf(cache_dir / "datasets", size_limit=settings.caches.datasets_bytes), source),
-        code=Repositories(
-            cache_dir,
-            rules=CodeRules(
-                hosts=settings.code.hosts,
-                file_roots=[Path(root) for root in settings.code.file_roots] if embedded else [],
-                embedded=embedded,
-            ),
-        ),
+        datasets=DatasetCache(datasets, source),
+        code=_code(settings, secrets),
         locks={image: Path(each.lock) for image, each in settings.images.items()},
+        about={image: About(each.category, each.framework) for image, each in settings.images.items()},
         declared_slots=cluster.declared_slots,
-        production=not embedded,
+        measure_devices=cluster.measure_devices,
+        production=settings.environment == "production",
+        environments_limit_bytes=settings.caches.images_bytes,
     )
 
 
-def _models(settings: Settings) -> ModelRepository:
+def _code(settings: Settings, secrets: Secrets | None) -> Repositories:
+    from fermion.adapters.git.remotes import Rules as CodeRules
+    from fermion.adapters.git.repositories import Repositories
+
+    embedded = settings.environment == "embedded"
+    connection = settings.code.connection
+    return Repositories(
+        settings.work_dir / "cache",
+        rules=CodeRules(
+            hosts=settings.code.hosts,
+            file_roots=[Path(root) for root in settings.code.file_roots] if embedded else [],
+            embedded=embedded,
+        ),
+        credentials=lambda host: secrets(connection) if connection and secrets else None,
+    )
+
+
+def _models(settings: Settings, secrets: Secrets | None) -> ModelRepository:
+    uri = settings.models_uri
+    if uri.startswith("s3://"):
+        from fermion.adapters.models.s3 import S3Models
+
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        return S3Models(_object_store(settings.models, secrets), bucket=bucket, prefix=prefix)
     from fermion.adapters.models.local import LocalModels
 
-    if settings.models_uri.startswith("s3://"):
-        raise DriverCannot("models.uri names an object store, which this version cannot reach yet.", what="models")
-    return LocalModels(Path(settings.models_uri.removeprefix("file://")))
+    return LocalModels(Path(uri.removeprefix("file://")))
+
+
+def _object_store(where: DataSettings | ModelsSettings, secrets: Secrets | None) -> S3Store:
+    from fermion.adapters.s3.client import S3Options, S3Store
+
+    keys = secrets(where.connection) if where.connection and secrets else None
+    return S3Store(
+        S3Options(
+            endpoint_url=where.endpoint,
+            region=where.region,
+            access_key=keys[0] if keys else None,
+            secret_key=keys[1] if keys else None,
+        )
+    )
 
 
 def open_runs(settings: Settings) -> Runs:

@@ -56,4 +56,10 @@ class FermionHook(BaseHook):
 def _build(url: str) -> Context:
     from fermion.wiring import build
 
-    return build(database_url=url)
+    return build(database_url=url, secrets=_secret_of)
+
+
+def _secret_of(connection_id: str) -> tuple[str, str] | None:
+    """Login and password of an Airflow connection; None when it holds none."""
+    connection = BaseHook.get_connection(connection_id)
+    return (connection.login, connection.password) if connection.login and connection.password else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from fermion.adapters.process.environments import ProcessImages
+from fermion.adapters.process.environments import About, ProcessImages
 from fermion.adapters.process.nodes import ProcessNodes
 from fermion.adapters.process.space import ProcessSpace
 from fermion.adapters.process.workloads import ProcessWorkloads
@@ -39,9 +39,11 @@ def build(
     datasets: Datasets,
     code: Code,
     locks: Mapping[str, Path],
+    about: Mapping[str, About] | None = None,
     declared_slots: int = 0,
+    measure_devices: bool = True,
     production: bool = False,
-    environments_limit_bytes: int = 50 * 1024**3,
+    environments_limit_bytes: int | None = None,
     pull_timeout: timedelta = timedelta(minutes=30),
 ) -> ProcessDriver:
     """The driver over one location root. ``locks`` maps an image's name to its locked requirements file.
@@ -55,10 +57,10 @@ def build(
             "rights. It is refused with 'environment: production'; use a docker or kubernetes cluster.",
             what=cluster,
         )
-    nodes = ProcessNodes(cluster, clock, declared_slots=declared_slots)
+    nodes = ProcessNodes(cluster, clock, declared_slots=declared_slots, measure=measure_devices)
     return ProcessDriver(
         nodes=nodes,
-        images=ProcessImages(root, locks, limit_bytes=environments_limit_bytes, timeout=pull_timeout),
+        images=ProcessImages(root, locks, about=about, limit_bytes=environments_limit_bytes, timeout=pull_timeout),
         datasets=datasets,
         code=code,
         workloads=ProcessWorkloads(root, clock, device_use=nodes.device_use),

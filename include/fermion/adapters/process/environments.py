@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,10 +40,18 @@ _PASSED = ("HOME", "PATH", "LANG", "TMPDIR", "HTTP_PROXY", "HTTPS_PROXY", "ALL_P
 _PASSED_PREFIXES = ("UV_", "SSL_", "XDG_")
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What people say of an image: who vouches for it, and its framework (None: told from the lock)."""
+
+    category: str = "custom"
+    framework: str | None = None
+
+
 class ProcessImages:
     """Environments from lock files.
 
-    ``limit_bytes`` bounds the folder of environments; one in use is never evicted, so it may be exceeded by those.
+    ``limit_bytes`` bounds the folder of environments (None: no bound); one in use is never evicted, so it may be exceeded by those.
     ``timeout`` bounds a pull, waiting for another puller included.
     """
 
@@ -51,11 +60,13 @@ class ProcessImages:
         root: Path,
         locks: Mapping[str, Path],
         *,
-        limit_bytes: int = 50 * 1024**3,
+        about: Mapping[str, About] | None = None,
+        limit_bytes: int | None = None,
         timeout: timedelta = timedelta(minutes=30),
     ) -> None:
         self._layout = Layout(root.absolute())
         self._locks = dict(locks)
+        self._told = dict(about or {})
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout.total_seconds()
 
@@ -105,6 +116,8 @@ class ProcessImages:
     def evict(self) -> Sequence[str]:
         """Delete the least recently asked for environments that nobody uses until the rest fits; their folder names."""
         sweep(self._layout.environments)
+        if self._limit_bytes is None:
+            return []
         folders = [self._layout.environments / name for name in visible(self._layout.environments)]
         ages = {folder: age for folder in folders if (age := _age_s(folder / _ABOUT)) is not None}
         used = self._in_use()
@@ -127,16 +140,17 @@ class ProcessImages:
         lock = self._locks[image_id]
         content = self._lock_bytes(image_id)
         digest = digest_of(content)
+        told = self._told.get(image_id, About())
         changed = datetime.fromtimestamp(lock.stat().st_mtime, UTC)
         return Image(
             id=image_id,
             digest=digest,
-            category="custom",
+            category=told.category,
             source_type="lock",
             source=str(lock),
             created_at=changed,
             updated_at=changed,
-            framework=framework_of(content),
+            framework=told.framework or framework_of(content),
             size_bytes=_about(self._folder(digest)).get("size_bytes"),
         )
 

@@ -53,12 +53,14 @@ class ProcessNodes:
         clock: Clock,
         *,
         declared_slots: int = 0,
+        measure: bool = True,
         name: str | None = None,
         pci: Path = Path("/sys/bus/pci/devices"),
     ) -> None:
         self._cluster = cluster
         self._clock = clock
         self._declared_slots = declared_slots
+        self._measure = measure
         self._name = name or socket.gethostname()
         self._pci = pci
 
@@ -68,10 +70,7 @@ class ProcessNodes:
         Raises:
             OutsideUnavailable: a driver is there and does not answer.
         """
-        try:
-            devices, detail = _measured_devices()
-        except NoDriver as error:
-            devices, detail = (), self._without_driver(error)
+        devices, detail = self._measured()
         if not devices:
             devices = tuple(
                 Device(id=f"slot-{number}", model=DECLARED_MODEL, method=Method.DECLARED)
@@ -98,6 +97,14 @@ class ProcessNodes:
             return _measured_use(devices)
         except (NoDriver, OutsideUnavailable) as error:
             return DeviceUse(None, None, str(error))
+
+    def _measured(self) -> tuple[tuple[Device, ...], str]:
+        if not self._measure:
+            return (), f"devices are not looked for, as configured; {self._declared_slots} declared slots stand in"
+        try:
+            return _measured_devices()
+        except NoDriver as error:
+            return (), self._without_driver(error)
 
     def _labels(self, devices: Sequence[Device]) -> dict[str, str]:
         labels = {HOST_LABEL: self._name}
