@@ -7,7 +7,7 @@
 BIN := .venv/bin
 FAST := $(wildcard tests/unit tests/contract)
 ALL := $(FAST) $(wildcard tests/dags tests/operators tests/api)
-LIVE := tests/e2e/test_platform_up.py $(wildcard tests/e2e/test_smoke.py)
+LIVE := $(firstword $(wildcard tests/e2e/test_smoke.py) tests/e2e/test_platform_up.py)
 PYTEST := $(BIN)/pytest
 # The parallel runs stop early: a broken machine should not take an hour to say so.
 PARALLEL := -n auto --maxfail=50

@@ -98,7 +98,8 @@ def ps(as_json: Json = False) -> None:
         )
     elif status.programs:
         rows = [(one.name, one.state, one.pid or "–") for one in status.programs]
-        console.print(table(f"Fermion on {status.url}", ("program", "state", "pid"), rows))
+        console.print(f"Fermion is at {status.url}", markup=False, soft_wrap=True)
+        console.print(table("", ("program", "state", "pid"), rows))
         console.print(f"{len(status.workloads)} training(s) running")
     else:
         console.print("Fermion is down; `fermion up` starts it.")

@@ -14,11 +14,11 @@ ANSWER_S = 5.0
 PAGE = 100
 
 
-def problems(health: Mapping[str, Any] | None, *, since: datetime | None) -> list[str]:
-    """What is wrong, one sentence each; empty when all is well.
+def problems(health: Mapping[str, Any] | None, *, started: Mapping[str, datetime]) -> list[str]:
+    """What is wrong, one sentence each; empty when all is well. ``started``: component to the start of its process.
 
-    1. No answer. 2. The metadata database. 3. Each component: its status, and a heartbeat newer than ``since`` (the time
-    of the start: an older one was left by the component's predecessor).
+    1. No answer. 2. The metadata database. 3. Each component: its status, and a heartbeat since its start (an older one
+    was left by its predecessor).
     """
     if health is None:
         return ["the API server does not answer yet"]
@@ -30,8 +30,8 @@ def problems(health: Mapping[str, Any] | None, *, since: datetime | None) -> lis
         beat = part.get(f"latest_{component}_heartbeat")
         if part.get("status") != "healthy":
             found.append(f"the {component.replace('_', ' ')} is {part.get('status') or 'not there'}")
-        elif since is not None and (beat is None or datetime.fromisoformat(beat) < since):
-            found.append(f"the {component.replace('_', ' ')} has not given a sign of life since the start")
+        elif component in started and (beat is None or datetime.fromisoformat(beat) < started[component]):
+            found.append(f"the {component.replace('_', ' ')} has not given a sign of life since its start")
     return found
 
 
@@ -44,7 +44,8 @@ def unread(files: Collection[str], *, dags: Sequence[Mapping[str, Any]], errors:
 class AirflowApi:
     """The few calls that tell how Airflow is. None stands for: no usable answer."""
 
-    def __init__(self, url: str, *, user: str, password: str) -> None:
+    def __init__(self, url: str, *, user: str, password: str, answer_s: float = ANSWER_S) -> None:
+        self._answer_s = answer_s
         self._url = url
         self._user = user
         self._password = password
@@ -94,7 +95,7 @@ class AirflowApi:
         if self._token:
             request.add_header("Authorization", f"Bearer {self._token}")
         try:
-            with self._opener.open(request, timeout=ANSWER_S) as answer:
+            with self._opener.open(request, timeout=self._answer_s) as answer:
                 return cast("Mapping[str, Any]", json.load(answer))
         except urllib.error.HTTPError as error:
             if error.code == 401:

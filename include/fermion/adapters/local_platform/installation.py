@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from fermion.adapters.local_platform.layout import Layout
 from fermion.adapters.local_platform.locking import exclusive
 from fermion.adapters.local_platform.postgres import EmbeddedPostgres, forget_elsewhere
 from fermion.adapters.local_platform.programs import AIRFLOW, POSTGRES, environment, programs, render
+from fermion.adapters.local_platform.readiness import FAILED_STARTS, Readiness, started_components
 from fermion.adapters.local_platform.supervision import ProgramState, Supervisor
 from fermion.errors import Conflict, FermionError, OutsideUnavailable
 
@@ -34,11 +35,10 @@ Say = Callable[[str], None]
 
 UP_WITHIN = timedelta(seconds=150)
 DATABASE_WITHIN = timedelta(seconds=30)
-DAGS_WITHIN = timedelta(seconds=45)
 STOP_WITHIN = timedelta(seconds=20)
 WORKLOAD_GRACE_S = 10.0
-FAILED_STARTS = 3
-"""So many starts of one program within one ``up``: it will not come."""
+STATUS_ANSWER_S = 15.0
+"""Patience of ``ps``: the API server of a busy machine is slow, not away."""
 
 LOG_LINES = 25
 
@@ -100,19 +100,15 @@ class LocalPlatform:
             self._layout.make_folders()
             keys = keep_keys(self._layout.secrets)
             notes: list[str] = []
-            kept = self._healthy(keys)
-            if kept is None:
-                kept = self._bring_up(keys, port=port, say=say, notes=notes)
-                started = True
-            else:
-                started = False
-                if port is not None and port != kept.http:
-                    notes.append(
-                        f"it is up on port {kept.http}; to change it: FERMION_PORT={port} after `fermion down`"
-                    )
-            errors = self._wait_for_dags(kept, keys) if started else {}
+            here = self._running()
+            started = here is None
+            if here is None:
+                here = self._bring_up(keys, port=port, say=say, notes=notes)
+            elif port is not None and port != here.http:
+                notes.append(f"it is up on port {here.http}; to change it: FERMION_PORT={port} after `fermion down`")
+            errors = self._wait_until_ready(here, keys)
         return UpResult(
-            url=kept.url,
+            url=here.url,
             user="admin",
             password_file=self._layout.secrets / "passwords.json",
             started=started,
@@ -161,8 +157,8 @@ class LocalPlatform:
         addresses = ports.read(self._layout.ports_file)
         problems = [f"{state.name} is {state.state}" for state in states if not state.lives]
         if addresses:
-            api = health.AirflowApi(addresses.url, user="", password="")
-            problems += health.problems(api.health(), since=None)
+            api = health.AirflowApi(addresses.url, user="", password="", answer_s=STATUS_ANSWER_S)
+            problems += health.problems(api.health(), started=started_components(states))
         return Status(
             url=addresses.url if addresses else None,
             programs=states,
@@ -170,17 +166,14 @@ class LocalPlatform:
             workloads=sorted(found.workload_names),
         )
 
-    def _healthy(self, keys: Keys) -> Addresses | None:
-        """Where it is, when everything is up and well already."""
+    def _running(self) -> Addresses | None:
+        """Where it is, when every program runs already."""
         states = self._supervisor.states()
-        addresses = ports.read(self._layout.ports_file)
-        if not states or addresses is None or not all(state.lives for state in states):
+        if not states or not all(state.lives for state in states):
             return None
-        api = health.AirflowApi(addresses.url, user="admin", password=keys.passwords["admin"])
-        return None if health.problems(api.health(), since=None) else addresses
+        return ports.read(self._layout.ports_file)
 
     def _bring_up(self, keys: Keys, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
-        since = datetime.now(UTC).replace(microsecond=0)
         addresses = ports.read(self._layout.ports_file) if self._supervisor.states() is not None else None
         if addresses is None:
             addresses = self._start_supervisor(keys, port=port, say=say, notes=notes)
@@ -190,11 +183,9 @@ class LocalPlatform:
             raise self._failure(POSTGRES, f"does not take connections on port {addresses.postgres}")
         postgres.make_databases()
         self._migrate_both(keys, addresses, postgres, say)
-        running = {state.name for state in self._supervisor.states() or () if state.lives}
         for name in AIRFLOW:
             self._supervisor.start_program(name)
         say("waiting for Airflow")
-        self._wait_until_healthy(addresses, since=None if running >= set(AIRFLOW) else since)
         return addresses
 
     def _start_supervisor(self, keys: Keys, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
@@ -260,38 +251,21 @@ class LocalPlatform:
                 f"`airflow db migrate` failed with exit code {done.returncode}:\n{last}", what="airflow"
             )
 
-    def _wait_until_healthy(self, addresses: Addresses, *, since: datetime | None) -> None:
-        api = health.AirflowApi(addresses.url, user="", password="")
-        deadline = time.monotonic() + UP_WITHIN.total_seconds()
-        starts: dict[str, set[int]] = {}
-        while True:
-            for state in self._supervisor.states() or ():
-                starts.setdefault(state.name, set()).add(state.started_at)
-                if state.state == "FATAL" or len(starts[state.name]) > FAILED_STARTS:
-                    raise self._failure(state.name, f"ended {FAILED_STARTS} times in a row")
-            problems = health.problems(api.health(), since=since)
-            if not problems:
-                return
-            if time.monotonic() > deadline:
-                raise self._failure(_culprit(problems), f"is not healthy: {'; '.join(problems)}")
-            time.sleep(0.25)
-
-    def _wait_for_dags(self, addresses: Addresses, keys: Keys) -> Mapping[str, str]:
-        """Import errors by file, once every file in the DAG folder was read."""
+    def _wait_until_ready(self, addresses: Addresses, keys: Keys) -> Mapping[str, str]:
+        """Import errors by DAG file, once all is healthy and every file was read."""
         api = health.AirflowApi(addresses.url, user="admin", password=keys.passwords["admin"])
         files = {path.name for path in self._layout.dags.glob("*.py")}
-        deadline = time.monotonic() + DAGS_WITHIN.total_seconds()
-        while True:
-            dags, errors = api.dags(), api.import_errors()
-            if dags is not None and errors is not None:
-                missing = health.unread(files, dags=dags, errors=errors)
-                if not missing:
-                    return {file: trace.strip().splitlines()[-1] for file, trace in errors.items() if trace.strip()}
-            else:
-                missing = ["(the API server does not list them)"]
+        readiness = Readiness(api, self._supervisor, files=files)
+        deadline = time.monotonic() + UP_WITHIN.total_seconds()
+        while missing := readiness.look():
+            if program := readiness.failing():
+                raise self._failure(program, f"ended {FAILED_STARTS} times in a row")
             if time.monotonic() > deadline:
-                raise self._failure("dag-processor", f"did not read these DAG files in time: {', '.join(missing)}")
+                raise self._failure(
+                    readiness.culprit(missing), f"is not ready after {UP_WITHIN.seconds} s: {'; '.join(missing)}"
+                )
             time.sleep(0.25)
+        return readiness.import_errors
 
     def _take_down(self, say: Say) -> DownResult:
         states = self._supervisor.states()
@@ -339,13 +313,6 @@ def airflow_fingerprint() -> str:
     names = ("apache-airflow", "apache-airflow-core", "apache-airflow-providers-standard")
     versions = " ".join(f"{name}=={metadata.version(name)}" for name in names)
     return f"migrated for {versions} ({hashlib.sha256(versions.encode()).hexdigest()[:8]})"
-
-
-def _culprit(problems: Sequence[str]) -> str:
-    for program, word in (("scheduler", "scheduler"), ("dag-processor", "dag processor"), ("triggerer", "triggerer")):
-        if any(word in problem for problem in problems):
-            return program
-    return "api-server"
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -39,6 +39,8 @@ def programs(layout: Layout, postgres: EmbeddedPostgres, account: Account | None
     """All programs of the installation."""
     airflow = str(Path(sys.executable).parent / "airflow")
     arguments = {
+        # Also how long the server waits for open connections (live pages) when it stops; there is no setting for it.
+        "api-server": ["--worker-timeout", "5"],
         # Every component is on this machine and writes below one folder: the API server reads logs from the files.
         "scheduler": ["--skip-serve-logs"],
         "triggerer": ["--skip-serve-logs"],

@@ -14,7 +14,7 @@ import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,8 +34,8 @@ class ProgramState:
     name: str
     state: str
     pid: int
-    started_at: int
-    """Seconds of the epoch; 0 when never started."""
+    started_at: datetime | None
+    """To the second; None when never started."""
 
     @property
     def lives(self) -> bool:
@@ -85,7 +85,12 @@ class Supervisor:
         except (OSError, http.client.HTTPException, xmlrpc.client.Error):
             return None
         return [
-            ProgramState(name=info["name"], state=info["statename"], pid=info["pid"], started_at=info["start"])
+            ProgramState(
+                name=info["name"],
+                state=info["statename"],
+                pid=info["pid"],
+                started_at=datetime.fromtimestamp(info["start"], UTC) if info["start"] else None,
+            )
             for info in infos
         ]
 
