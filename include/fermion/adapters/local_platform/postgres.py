@@ -43,6 +43,8 @@ SETTINGS: Mapping[str, str] = {
     # No replica is fed from here.
     "wal_level": "minimal",
     "max_wal_senders": "0",
+    # A client that was killed while a forked child kept its connection open would hold its locks for ever.
+    "idle_in_transaction_session_timeout": "60s",
     "checkpoint_timeout": "15min",
     "max_wal_size": "1GB",
     # Short queries by index: compiling them costs more than it gains.

@@ -14,6 +14,7 @@ from fermion.adapters.local_platform.layout import PROGRAM_MARK, STATE_MARK, WOR
 from fermion.adapters.local_platform.postgres import Account, EmbeddedPostgres
 
 POSTGRES = "postgres"
+SUCCESSION = "fermion.adapters.local_platform.succession"
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 
 
@@ -60,7 +61,13 @@ def programs(layout: Layout, postgres: EmbeddedPostgres, account: Account | None
     return [
         database,
         *(
-            Program(name=name, command=[airflow, name, *arguments.get(name, [])], folder=layout.root, order=2 + place)
+            Program(
+                name=name,
+                # It ends what a killed one left behind, then becomes the program.
+                command=[sys.executable, "-m", SUCCESSION, name, "--", airflow, name, *arguments.get(name, [])],
+                folder=layout.root,
+                order=2 + place,
+            )
             for place, name in enumerate(AIRFLOW)
         ),
     ]
