@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from fermion.adapters.git.mirror import Limits
-from fermion.adapters.git.remotes import Rules
+from fermion.adapters.git.remotes import Remote, Rules
 from fermion.adapters.git.repositories import Repositories
+from fermion.adapters.git.runner import Runner, Ssh
 from fermion.errors import NotFound, OutsideUnavailable, RequestRefused
 
 TOKEN = "t0p-s3cr3t-t0ken"
@@ -505,3 +507,67 @@ def _everything_said(error: BaseException | None) -> str:
         said += f"{error!r} {error} {getattr(error, '__dict__', '')}"
         error = error.__cause__ or error.__context__
     return said
+
+
+@pytest.mark.parametrize("form", ["ssh://git@git.example.org{path}", "git@git.example.org:{path}"])
+def test_ssh_is_called_without_prompts_and_never_accepts_an_unknown_host(
+    repository: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    commit = repository.commit({"train.py": "1"})
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # A program in ssh's place that notes how it is called and runs the server's side here.
+    (programs / "ssh").write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nfor last; do :; done\nunset GIT_DIR\nexec sh -c "$last"\n'
+    )
+    (programs / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    ssh = Ssh(key_file=tmp_path / "my key", known_hosts_file=tmp_path / "hosts")
+    code = Repositories(tmp_path / "cache", rules=Rules(hosts=["git.example.org"]), ssh=ssh)
+    url = form.format(path=repository.bare)
+
+    assert Path(code.checkout(url, code.resolve(url, "main"))).name == commit
+
+    calls = (tmp_path / "calls").read_text().splitlines()
+    for option in (
+        "BatchMode=yes",
+        "StrictHostKeyChecking=yes",
+        f"-i {tmp_path}/my key",
+        f"UserKnownHostsFile={tmp_path}/hosts",
+    ):
+        assert all(option in call for call in calls)
+    assert all("git@git.example.org" in call for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("Username for 'https://git.example.org:8443': ", "robot"),
+        ("Password for 'https://robot@git.example.org:8443': ", TOKEN),
+        ("Username for 'https://git.example.org': ", None),
+        ("Username for 'http://git.example.org:8443': ", None),
+        ("Password for 'https://robot@git.example.org:8443.evil.org': ", None),
+        ("Password for 'https://robot@evil.org/@git.example.org': ", None),
+        ("Enter passphrase for key '/root/.ssh/id_rsa': ", None),
+    ],
+)
+def test_the_helper_answers_only_for_the_host_that_the_credentials_are_for(
+    tmp_path: Path, prompt: str, answer: str | None
+) -> None:
+    host = "git.example.org:8443"
+    remote = Remote(url=f"https://{host}/a", scheme="https", host=host)
+    runner = Runner(
+        remote=remote, folder=tmp_path / "a.git", settings=tmp_path / "s", credentials=lambda host: ("robot", TOKEN)
+    )
+    runner.prepare()
+    given = {"FERMION_GIT_SCHEME": "https", "FERMION_GIT_HOST": host, "FERMION_GIT_USER": "robot"}
+
+    ran = subprocess.run(
+        [str(tmp_path / "s" / "askpass.sh"), prompt],
+        env={**given, "FERMION_GIT_TOKEN": TOKEN, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (ran.returncode, ran.stdout) == ((0, f"{answer}\n") if answer else (1, ""))
+    assert os.stat(tmp_path / "s" / "askpass.sh").st_mode & 0o077 == 0
