@@ -14,11 +14,12 @@ business.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,7 +56,8 @@ class Shelf:
     """The entries below one root folder.
 
     ``size_limit`` is in bytes (None: no limit). ``grace`` is how long an entry that was asked for is safe from eviction
-    without a hold: enough for the caller to place one. ``lock_timeout`` bounds the wait for another filler.
+    without a hold: enough for the caller to place one. ``lock_timeout`` bounds the wait for another filler. ``in_use``
+    answers paths of entries that somebody reads without a hold (see ``linked_below``); they are not evicted either.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class Shelf:
         size_limit: int | None = None,
         grace: timedelta = timedelta(minutes=10),
         lock_timeout: timedelta = timedelta(hours=1),
+        in_use: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.root = root
         self.size_limit = size_limit
         self.grace = grace
         self.lock_timeout = lock_timeout
+        self._in_use = in_use
 
     # --- finding and filling ---
 
@@ -182,7 +186,7 @@ class Shelf:
         limit = self.size_limit or 0
         return (
             f"{what} needs {_gib(needed)}; {_gib(used)} of the cache's {_gib(limit)} are in use "
-            f"({shown or 'asked for within the last ' + str(self.grace)}). It fits when they end; or raise the limit."
+            f"({shown or 'by running jobs, or asked for just now'}). It fits when they end; or raise the limit."
         )
 
     def _evict_down_to(self, limit: int) -> None:
@@ -195,9 +199,9 @@ class Shelf:
                 used -= entry.size
 
     def evict(self, name: str) -> bool:
-        """Delete one entry unless it is held, was asked for within the grace time, or is being filled."""
+        """Delete one entry unless it is held or in use, was asked for within the grace time, or is being filled."""
         with try_lock(self._lock(name)) as is_locked:
-            if not is_locked or self.holders(name) or self._is_fresh(name):
+            if not is_locked or self._is_needed(name):
                 return False
             leaving = self.root / ".staging" / f"evicted-{secrets.token_hex(6)}"
             leaving.parent.mkdir(parents=True, exist_ok=True)
@@ -208,9 +212,10 @@ class Shelf:
         remove_tree(leaving)
         return True
 
-    def _is_fresh(self, name: str) -> bool:
+    def _is_needed(self, name: str) -> bool:
         _, used_at = self._read_record(name)
-        return datetime.now(UTC) - used_at < self.grace
+        is_fresh = datetime.now(UTC) - used_at < self.grace
+        return is_fresh or bool(self.holders(name)) or str(self.root / name) in self._in_use()
 
     def clear_leftovers(self, *, older_than: timedelta) -> int:
         """Delete staging folders that nobody has touched for that long; how many."""
@@ -250,6 +255,15 @@ class Shelf:
             return [Path(each.path) for each in os.scandir(self.root / folder) if each.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []
+
+
+def linked_below(folder: Path, pattern: str) -> frozenset[str]:
+    """Where the links lead that match the pattern below a folder: what has a link to an entry, uses it."""
+    found = set()
+    for link in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # it went away, or is no link
+            found.add(os.readlink(link))
+    return frozenset(found)
 
 
 def _size_of(tree: Path) -> int:

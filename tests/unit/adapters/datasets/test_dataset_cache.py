@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from fermion.adapters.datasets.cache import DatasetCache, entry_name
 from fermion.adapters.datasets.folder import Folders
 from fermion.adapters.files.locks import lock
-from fermion.adapters.files.shelf import Shelf
+from fermion.adapters.files.shelf import Shelf, linked_below
 from fermion.domain.artifacts import DatasetVersion, FileEntry
 from fermion.errors import DriverCannot, NotFound, OutsideBroken, OutsideUnavailable
 
@@ -296,6 +297,25 @@ def test_what_is_held_or_was_just_asked_for_never_leaves(tmp_path: Path, folders
     assert cache.drop("job-1-a1") == 1
     cache.stage(c)
     assert sorted(visible(shelf)) == sorted(entry_name(each.checksum) for each in (b, c))
+
+
+def test_what_a_workload_links_to_never_leaves(tmp_path: Path, folders: Folders) -> None:
+    workloads = tmp_path / "workloads"
+    (workloads / "job-1-a1" / "data").mkdir(parents=True)
+    in_use = partial(linked_below, workloads, "*/data/*")
+    shelf = Shelf(tmp_path / "cache", size_limit=150, grace=timedelta(0), in_use=in_use)
+    cache = DatasetCache(shelf, folders)
+    a, b = (make_dataset(tmp_path, folders, name, 100) for name in "ab")
+    link = workloads / "job-1-a1" / "data" / "digits"
+    link.symlink_to(cache.stage(a))
+    (workloads / "job-1-a1" / "data" / "no link").touch()
+
+    with pytest.raises(OutsideUnavailable, match="by running jobs"):
+        cache.stage(b)
+    link.unlink()
+    cache.stage(b)
+
+    assert visible(shelf) == [entry_name(b.checksum)]
 
 
 def test_a_dataset_bigger_than_the_whole_cache_is_refused_for_good(tmp_path: Path, folders: Folders) -> None:
