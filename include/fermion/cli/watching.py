@@ -21,7 +21,7 @@ from fermion.usecases.moving import load
 
 TICK_S = 0.25
 _DONE = {Phase.COMPLETED: "[green]✓[/]", Phase.FAILED: "[red]✗[/]"}
-_ORDER = ("pull_image", "mount_dataset", "clone_repository", "wait", "train", "save_model")
+_ORDER = ("pull_image", "mount_dataset", "clone_repository", "wait_for_gpus", "train", "save_model")
 
 
 @dataclass(slots=True)
@@ -123,7 +123,7 @@ def _now(job: Job) -> frozenset[str]:
     """The stages that are going on in the job's phase."""
     table: dict[Phase, frozenset[str]] = {
         Phase.STAGING: frozenset({"pull_image", "mount_dataset", "clone_repository"}),
-        Phase.WAITING: frozenset({"wait"}),
+        Phase.WAITING: frozenset({"wait_for_gpus"}),
         Phase.STARTING: frozenset({"train"}),
         Phase.RUNNING: frozenset({"train"}),
         Phase.STOPPING: frozenset({"train"}),

@@ -20,7 +20,7 @@ from fermion.domain.payloads import from_payload, to_payload
 from fermion.domain.pools import Pool
 from fermion.domain.quota import cohort_of
 from fermion.domain.reasons import Explanation, Reason
-from fermion.domain.records import Decision, Event
+from fermion.domain.records import Decision, Event, StageSpan
 from fermion.domain.workloads import Grant as Leave
 from fermion.domain.workloads import workload_name
 from fermion.errors import FermionError
@@ -178,6 +178,16 @@ def _grant(ctx: Context, tx: Transaction, job: Job, grant: Grant, made: Round, r
         ends_by=grant.ends_by,
     )
     tx.leases.add(lease)
+    tx.records.put_span(
+        StageSpan(
+            job_id=job.id,
+            attempt=job.attempt,
+            stage="wait_for_gpus",
+            started_at=job.changed_at,
+            ended_at=now,
+            outcome="succeeded",
+        )
+    )
     tx.records.add_decision(_decision("admit", job.id, "granted", explanation, round_id, now))
     return Granted(moved, lease)
 

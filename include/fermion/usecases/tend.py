@@ -15,7 +15,7 @@ from fermion.domain.jobs import FINAL, HOLDING, Job, Move, Phase
 from fermion.domain.leases import TERM, HolderKind, Lease, LeasePhase, end, renew
 from fermion.domain.pools import Pool
 from fermion.domain.progress import parse
-from fermion.domain.records import MetricPoint
+from fermion.domain.records import MetricPoint, StageSpan
 from fermion.domain.watching import Watched, decide, with_step
 from fermion.domain.workloads import Seen, Usage, WorkloadState, workload_name
 from fermion.errors import FermionError
@@ -150,6 +150,7 @@ class Tender:
                 return job
             if gone and watched.lease is not None:
                 end_lease(ctx, tx, watched.lease, seen, cause=str(move.explanation.reason))
+                _write_train_span(tx, watched.lease, seen, move)
         if move.to is Phase.STOPPING and seen is not None:
             grace = ctx.rules.policy(job.spec.pool).stop_grace
             driver.workloads.stop(seen.name, grace=grace, why=move.explanation.message)
@@ -222,6 +223,23 @@ def end_lease(ctx: Context, tx: Transaction, lease: Lease, seen: Seen | None, *,
         exit_at=record.exit_at if record and record.exec_at is not None else lease.exit_at,
     )
     return tx.leases.end(end(noted, LeasePhase.RELEASED, cause=cause, now=now))
+
+
+def _write_train_span(tx: Transaction, lease: Lease, seen: Seen | None, move: Move) -> None:
+    """How long the process ran, by its own record; nothing where it left none."""
+    record = seen.exit if seen is not None else None
+    if record is None or record.exec_at is None:
+        return
+    tx.records.put_span(
+        StageSpan(
+            job_id=lease.holder_id,
+            attempt=lease.attempt,
+            stage="train",
+            started_at=record.exec_at,
+            ended_at=record.exit_at,
+            outcome="succeeded" if move.to is Phase.SAVING else str(move.explanation.reason),
+        )
+    )
 
 
 def usage_points(job: Job, usage: Usage) -> list[MetricPoint]:
