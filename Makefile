@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down clean ps demo test check test-components test-e2e kill-matrix bench lock
+.PHONY: help setup up down clean ps demo test lint check test-components test-e2e kill-matrix bench lock
 
 BIN := .venv/bin
 FAST := $(wildcard tests/unit tests/contract)
@@ -38,11 +38,13 @@ test: setup ## all tests that need nothing but Python packages, with one live ru
 	$(PYTEST) $(PARALLEL) $(ALL)
 	$(PYTEST) $(LIVE)
 
-check: setup ## format, lint, types, imports, fast tests
+lint: setup ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint ## the same and the fast tests
 	$(PYTEST) $(PARALLEL) $(FAST)
 
 test-components: setup ## tests against real servers (see docs/operations.md for what they need)
