@@ -16,7 +16,7 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.errors import NotFound, RequestRefused
 from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, write_move
+from fermion.usecases.moving import load, stage_span, write_move
 
 T = TypeVar("T")
 
@@ -42,7 +42,8 @@ def check(ctx: Context, job_id: str) -> Job:
         job = load(tx, job_id)
     if job.phase is not Phase.SUBMITTED or job.pins is not None:
         return _again(job)
-    found = _examine(ctx, job.spec)
+    with stage_span(ctx, job, "check_quota"):
+        found = _examine(ctx, job.spec)
     with ctx.store.begin() as tx:
         job = load(tx, job_id)
         if job.phase is not Phase.SUBMITTED:
