@@ -63,7 +63,7 @@ def run_row(live: Live, row: Row) -> Outcome:
         )
     except Exception as error:
         outcome.detail = f"{type(error).__name__}: {error}"
-        traceback.print_exc(file=sys.stderr)
+        traceback.print_exc(limit=-4, chain=False, file=sys.stderr)
     outcome.seconds = round(time.monotonic() - began, 1)
     return outcome
 
@@ -108,6 +108,7 @@ def main() -> int:
     try:
         live.up()
         for row in rows:
+            live.settle()
             outcomes.append(run_row(live, row))
             print(_line(outcomes[-1]), flush=True)  # noqa: T201
     finally:

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from fermion.domain.jobs import Job
+from fermion.errors import OutsideUnavailable
 from fermion.ports import Runs
 from fermion.settings import Settings, load
 from fermion.usecases.context import Context
@@ -42,14 +43,18 @@ policies:
 
 
 def wait_until(is_true: Callable[[], Any], *, within_s: float = PATIENCE_S, what: str = "it") -> Any:
-    """The first true answer; fails after ``within_s``."""
+    """The first true answer; fails after ``within_s``. Something outside that does not answer is waited for too."""
     deadline = time.monotonic() + within_s
+    last: object = None
     while time.monotonic() < deadline:
-        answer = is_true()
-        if answer:
-            return answer
+        try:
+            answer = is_true()
+            if answer:
+                return answer
+        except (OutsideUnavailable, httpx.HTTPError) as error:
+            last = error
         time.sleep(0.1)
-    raise TimeoutError(f"{what} did not come true within {within_s:.0f} s")
+    raise TimeoutError(f"{what} did not come true within {within_s:.0f} s{f' ({last})' if last else ''}")
 
 
 @dataclass
@@ -100,6 +105,11 @@ class Live:
         subprocess.run(
             [sys.executable, str(maker), str(self.settings.examples_dir)], check=True, timeout=120, capture_output=True
         )
+
+    def settle(self) -> None:
+        """Wait until everything answers again."""
+        wait_until(lambda: self.ctx.store.check(), what="the database")
+        wait_until(lambda: self.call("GET", "/api/v2/dags/train_model").status_code == 200, what="the engine")
 
     def down(self) -> None:
         """Stop it and every process of it."""
@@ -167,7 +177,7 @@ class Live:
         return wait_until(
             lambda: (job := self.job(job_id)).is_final and job,
             within_s=within_s,
-            what=f"the end of {job_id} ({self.job(job_id).phase})",
+            what=f"the end of {job_id}",
         )
 
     def wait_for_epoch(self, job_id: str, epoch: int, *, within_s: float = PATIENCE_S) -> Job:

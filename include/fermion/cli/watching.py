@@ -16,6 +16,7 @@ from rich.text import Text
 from fermion.cli.output import console, seconds
 from fermion.domain.jobs import Job, Phase
 from fermion.domain.records import MetricPoint, StageSpan
+from fermion.errors import OutsideUnavailable
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
 
@@ -33,6 +34,14 @@ class View:
     points: Sequence[MetricPoint] = field(default_factory=tuple)
 
 
+def _read_again(ctx: Context, job_id: str, before: View) -> View:
+    """The view now; while the database does not answer, the last one: the training goes on without being watched."""
+    try:
+        return read_view(ctx, job_id)
+    except OutsideUnavailable:
+        return before
+
+
 def read_view(ctx: Context, job_id: str) -> View:
     """The job with its stages and metrics."""
     with ctx.store.read() as tx:
@@ -48,7 +57,7 @@ def wait_for_end(ctx: Context, job_id: str, *, timeout_s: float | None = None, q
     with Live(render(view), console=console, refresh_per_second=8, transient=False) as live:
         while not view.job.is_final and (deadline is None or time.monotonic() < deadline):
             time.sleep(TICK_S)
-            view = read_view(ctx, job_id)
+            view = _read_again(ctx, job_id, view)
             live.update(render(view))
     return view.job
 
@@ -56,8 +65,8 @@ def wait_for_end(ctx: Context, job_id: str, *, timeout_s: float | None = None, q
 def _wait_plainly(ctx: Context, job_id: str, deadline: float | None, *, quiet: bool) -> Job:
     """For logs and pipes: one line for every change, no control characters."""
     said = ""
+    view = read_view(ctx, job_id)
     while True:
-        view = read_view(ctx, job_id)
         line = _line(view)
         if line != said and not quiet:
             console.print(line, markup=False)
@@ -65,6 +74,7 @@ def _wait_plainly(ctx: Context, job_id: str, deadline: float | None, *, quiet: b
         if view.job.is_final or (deadline is not None and time.monotonic() > deadline):
             return view.job
         time.sleep(TICK_S)
+        view = _read_again(ctx, job_id, view)
 
 
 def _line(view: View) -> str:
