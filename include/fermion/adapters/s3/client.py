@@ -20,6 +20,7 @@ from fermion.errors import FermionError, NotFound, OutsideBroken, OutsideUnavail
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
 _Result = TypeVar("_Result")
 
@@ -165,8 +166,8 @@ class S3Store:
         """Delete objects; those that are gone are fine."""
         with translated(f"s3://{bucket}"):
             for start in range(0, len(keys), 1000):
-                listed = [{"Key": key} for key in keys[start : start + 1000]]
-                self.client().delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})  # type: ignore[typeddict-item]
+                listed: list[ObjectIdentifierTypeDef] = [{"Key": key} for key in keys[start : start + 1000]]
+                self.client().delete_objects(Bucket=bucket, Delete={"Objects": listed, "Quiet": True})
 
 
 def checksum_of(content: bytes) -> str:
