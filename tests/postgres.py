@@ -5,11 +5,13 @@ Nothing of it outlives the session. As root the server runs as ``nobody``, becau
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -69,7 +71,13 @@ class PostgresServer:
             arguments += ["-c", f"{name}={value}"]
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, **_unprivileged()
+                arguments,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=_end_with_the_tests if sys.platform == "linux" else None,
+                **_unprivileged(),
             )
         self._wait_until_it_answers()
 
@@ -133,6 +141,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 def _unprivileged() -> dict[str, object]:
     return {"user": "nobody", "extra_groups": [], "cwd": "/"} if os.geteuid() == 0 else {}
+
+
+def _end_with_the_tests() -> None:
+    """Linux stops the server also when the tests are killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
 def _binary(name: str) -> str:

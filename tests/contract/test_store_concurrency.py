@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
@@ -215,8 +216,8 @@ def test_another_process_wakes_us(start: Start, database: SqlStore) -> None:
 # --- forks ----------------------------------------------------------------------------------------------------------
 
 
-def in_a_fork(work: Callable[[], bool]) -> int:
-    """The exit code of a forked child: 0 when the work answered True."""
+def fork(work: Callable[[], bool]) -> int:
+    """A child that exits with 0 when the work answered True."""
     child = os.fork()
     if child == 0:
         code = 2
@@ -224,6 +225,18 @@ def in_a_fork(work: Callable[[], bool]) -> int:
             code = 0 if work() else 1
         finally:
             os._exit(code)
+    return child
+
+
+def end_of(child: int) -> int:
+    """Its exit code; a child that does not end in time is killed."""
+    until = time.monotonic() + LIMIT_S
+    while time.monotonic() < until:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -234,12 +247,58 @@ def test_a_forked_child_and_its_parent_share_no_connection(database: SqlStore) -
 
     database.wait(["gpus"], timedelta(0))
     assert add("job-parent")
-    assert in_a_fork(lambda: add("job-child")) == 0
+    assert end_of(fork(lambda: add("job-child"))) == 0
     assert add("job-parent-again")
     database.notify("gpus")
     assert database.wait(["gpus"], seconds(LIMIT_S)) == "gpus"
     with database.read() as tx:
         assert {job.id for job in tx.jobs.find()} == {"job-parent", "job-child", "job-parent-again"}
+
+
+def test_a_child_and_its_parent_may_talk_at_the_same_time(database: SqlStore) -> None:
+    with database.read() as tx:  # leaves a connection in the pool that both could take
+        tx.jobs.find()
+    (heard, said), (go, let_go) = os.pipe(), os.pipe()
+
+    def add_slowly() -> bool:
+        with database.begin() as tx:
+            added = tx.jobs.add(make_job())
+            os.write(said, b"x")
+            return bool(os.read(go, 1)) and added
+
+    child = fork(add_slowly)
+    assert os.read(heard, 1) == b"x"
+    for _ in range(20):
+        with database.read() as tx:
+            assert tx.jobs.find() == []
+    os.write(let_go, b"x")
+    assert end_of(child) == 0
+    with database.read() as tx:
+        assert len(tx.jobs.find()) == 1
+
+
+def test_a_child_forked_while_a_thread_writes_can_write_after_it(database: SqlStore) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.begin() as tx:
+            tx.jobs.add(make_job("job-parent"))
+            inside.set()
+            leave.wait(LIMIT_S)
+
+    def add() -> bool:
+        with database.begin() as tx:
+            return tx.jobs.add(make_job("job-child"))
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(hold)
+        assert inside.wait(LIMIT_S)
+        threading.Timer(0.2, leave.set).start()
+        child = fork(add)
+        held.result(timeout=LIMIT_S)
+    assert end_of(child) == 0
+    with database.read() as tx:
+        assert {job.id for job in tx.jobs.find()} == {"job-parent", "job-child"}
 
 
 def test_a_child_forked_inside_a_transaction_does_not_end_it(database: SqlStore) -> None:
@@ -250,7 +309,7 @@ def test_a_child_forked_inside_a_transaction_does_not_end_it(database: SqlStore)
             with database.read() as mine:
                 return mine.jobs.find() == []
 
-        assert in_a_fork(look) == 0
+        assert end_of(fork(look)) == 0
         tx.jobs.add(make_job("job-20260302-002"))
     with database.read() as tx:
         assert len(tx.jobs.find()) == 2
@@ -271,9 +330,9 @@ def test_the_next_call_after_a_restart_of_the_server_works(own_server: PostgresS
     url = own_server.new_database()
     migrate(url)
     store = open_store(url)
-    with store.begin() as tx:
-        tx.jobs.add(make_job())
     store.wait(["gpus"], timedelta(0))
+    with store.begin() as tx:  # leaves a connection in the pool that the restart will break
+        tx.jobs.add(make_job())
     own_server.stop(how)
     own_server.start()
     with store.read() as tx:

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -61,6 +61,8 @@ class SqlStore:
         self._opening = threading.Lock()
         # Threads of one process queue here in order; SQLite itself lets waiters sleep and poll, and starves some.
         self._writing = threading.Lock()
+        self._writer: int | None = None
+        self._is_paused = False
         self._engines: dict[bool, Engine] = {}
         self._bell: Bell | None = None
 
@@ -130,9 +132,11 @@ class SqlStore:
                 f"the database is locked: another transaction of this process writes for over {PATIENCE_S} s",
                 what="store",
             )
+        self._writer = threading.get_ident()
         try:
             yield
         finally:
+            self._writer = None
             self._writing.release()
 
     # --- waking each other ------------------------------------------------------------------------------------------
@@ -188,6 +192,28 @@ class SqlStore:
         for engine in engines:
             engine.dispose()
 
+    # --- forks ------------------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        """SQLite keeps its locks in the process's memory, so a child would believe that it holds its parent's. Wait for
+        the thread that writes and close what is idle: then there is nothing to inherit."""
+        if not self._is_sqlite:
+            return
+        if self._writer != threading.get_ident():
+            self._is_paused = self._writing.acquire(timeout=PATIENCE_S)
+        for engine in self._engines.values():
+            engine.dispose()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._writing.release()
+
+    def _after_fork_in_child(self) -> None:
+        """Leave the parent's connections alone, unclosed: closing one would end the parent's too."""
+        _left_behind.append((self._engines, self._bell))
+        self._start_afresh()
+
 
 _MIGRATE = "run its migrations (docs/state.md)."
 
@@ -195,15 +221,19 @@ _stores: weakref.WeakSet[SqlStore] = weakref.WeakSet()
 _left_behind: list[object] = []
 
 
-def _after_fork() -> None:
-    """In the child: leave the parent's connections alone, unclosed (closing would end the parent's), and start afresh."""
-    for store in list(_stores):
-        _left_behind.append((store._engines, store._bell))
-        store._start_afresh()
+def _tell_stores(step: Callable[[SqlStore], None]) -> Callable[[], None]:
+    def tell() -> None:
+        for store in list(_stores):
+            step(store)
+
+    return tell
 
 
-os.register_at_fork(after_in_child=_after_fork)
-
+os.register_at_fork(
+    before=_tell_stores(SqlStore._before_fork),
+    after_in_parent=_tell_stores(SqlStore._after_fork_in_parent),
+    after_in_child=_tell_stores(SqlStore._after_fork_in_child),
+)
 
 if TYPE_CHECKING:
     from fermion.ports import Store
