@@ -533,6 +533,14 @@ class Reports(Protocol):
         """
         ...
 
+    def page(self, job_id: str) -> str | None:
+        """The report's page as HTML that needs nothing else, or None when none was written."""
+        ...
+
+    def forget(self, job_id: str) -> None:
+        """Delete the report. Absent is fine."""
+        ...
+
 
 class RunState(Protocol):
     """What the workflow engine says of one run."""
@@ -565,4 +573,15 @@ class Runs(Protocol):
 
     def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:
         """Show the text (Markdown, cut where the engine's room ends) on the run and on one of its tasks."""
+        ...
+
+
+class EngineUpkeep(Protocol):
+    """What the workflow engine keeps of the past, reached where its own database is."""
+
+    def forget(self, before: datetime, *, dags: Sequence[str] = ()) -> str:
+        """Delete runs that began before then, with their logs and whatever else is kept of them; a sentence that says what.
+
+        ``dags`` limits it to their runs. Nothing younger is touched. Repeating it changes nothing.
+        """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from fermion.adapters.git.repositories import Repositories
     from fermion.adapters.local_platform.installation import LocalPlatform
     from fermion.adapters.s3.client import S3Store
-    from fermion.ports import Clock, Driver, ModelRepository, Runs
+    from fermion.domain.retention import Retention
+    from fermion.ports import Clock, Driver, EngineUpkeep, ModelRepository, Runs
     from fermion.settings import DataSettings, ModelsSettings, Settings
 
 __all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs"]
@@ -67,8 +69,10 @@ def _build(settings: Settings, database_url: str, secrets: Secrets | None) -> Co
             default_policy=settings.default_policy,
             datasets=dict(settings.datasets),
             memory_mib=settings.defaults.memory_mib,
+            retention=_retention(settings),
         ),
         runs=open_runs(settings),
+        upkeep=_upkeep(settings),
     )
 
 
@@ -155,6 +159,44 @@ def _object_store(where: DataSettings | ModelsSettings, secrets: Secrets | None)
             secret_key=keys[1] if keys else None,
         )
     )
+
+
+def _retention(settings: Settings) -> Retention:
+    from fermion.domain.retention import Retention
+
+    kept = settings.retention
+    return Retention(
+        runs=kept.runs,
+        workloads=kept.workloads,
+        events=kept.events,
+        decisions=kept.decisions,
+        points=kept.points,
+        reports=kept.reports,
+    )
+
+
+def _upkeep(settings: Settings) -> EngineUpkeep | None:
+    """Only the embedded installation knows where Airflow's database is; elsewhere its own operators clean it."""
+    if settings.environment != "embedded":
+        return None
+    from fermion.adapters.engine.upkeep import AirflowUpkeep
+
+    return AirflowUpkeep(lambda: _airflow_environment(settings), settings.state / "airflow" / "logs")
+
+
+def _airflow_environment(settings: Settings) -> Mapping[str, str]:
+    from fermion.adapters.local_platform import addresses, keys, postgres, programs
+    from fermion.adapters.local_platform.layout import Layout
+
+    layout = Layout(root=settings.root, state=settings.state)
+    where = addresses.read(layout.ports_file)
+    if where is None:
+        raise NotFound(f"{layout.ports_file} does not exist: the platform was never up here.", what="airflow")
+    made = keys.keep_keys(layout.secrets)
+    server = postgres.EmbeddedPostgres(data=layout.postgres, keys=made, port=where.postgres)
+    # A task's own environment says that the database is not its business; what runs here is no task.
+    caller = {name: value for name, value in os.environ.items() if not name.startswith("_AIRFLOW")}
+    return programs.environment(layout, made, where, server, caller=caller)
 
 
 def open_runs(settings: Settings) -> Runs:

@@ -116,3 +116,21 @@ def _choice(names: list[str], title: str, description: str) -> Param:
         )
     extra: dict[str, Any] = {"enum": names}
     return Param(names[0], type="string", title=title, description=description, **extra)
+
+
+def digits_request(**changes: object) -> dict[str, object]:
+    """The request of the example in ``include/examples/digits``, for the DAGs that train it again."""
+    state = Path(os.environ.get("FERMION_STATE", "run")).resolve()
+    return {
+        "name": "digits",
+        "pool": "local/declared",
+        "image": "digits:1",
+        "datasets": ["digits"],
+        "repository": f"file://{state}/examples/digits.git",
+        "ref": "main",
+        "entrypoint": "python train.py",
+        "hyperparameters": {"epochs": 10},
+        "memory_mib": 1024,
+        "output_model": "digits",
+        **changes,
+    }

@@ -6,8 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fermion.domain.pools import Node, Pool, PoolPolicy, build_pools
+from fermion.domain.retention import Retention
 from fermion.errors import NotFound
-from fermion.ports import Clock, DatasetSource, Driver, FormChoices, ModelRepository, Reports, Runs, Store, Transaction
+from fermion.ports import (
+    Clock,
+    DatasetSource,
+    Driver,
+    EngineUpkeep,
+    FormChoices,
+    ModelRepository,
+    Reports,
+    Runs,
+    Store,
+    Transaction,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +30,7 @@ class Rules:
     default_policy: PoolPolicy = field(default_factory=PoolPolicy)
     datasets: Mapping[str, str] = field(default_factory=dict)
     memory_mib: int | None = None
+    retention: Retention = field(default_factory=Retention)
 
     def policy(self, pool_id: str) -> PoolPolicy:
         """The pool's own policy, else the default."""
@@ -27,7 +40,8 @@ class Rules:
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """The platform as use cases see it. ``drivers`` maps a cluster's name to its driver; ``runs`` is None where nobody
-    can ask the workflow engine (then jobs whose runs vanished are not found)."""
+    can ask the workflow engine (then jobs whose runs vanished are not found), ``upkeep`` where somebody else keeps its
+    past in bounds."""
 
     store: Store
     clock: Clock
@@ -38,6 +52,7 @@ class Context:
     choices: FormChoices
     rules: Rules
     runs: Runs | None = None
+    upkeep: EngineUpkeep | None = None
 
     def driver_of(self, pool_id: str) -> Driver:
         """The driver of the pool's cluster.

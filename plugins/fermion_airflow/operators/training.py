@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.triggers.base import StartTriggerArgs
 
+from fermion_airflow.assets import MODELS
 from fermion_airflow.hooks.fermion import FermionHook
 
 if TYPE_CHECKING:
@@ -55,11 +56,35 @@ class JobOperator(PlatformOperator):
 
         return job_of_run(platform, self.dag_id, context["run_id"])
 
+    def was_cleared(self, context: Mapping[str, Any]) -> bool:
+        """Whether somebody cleared this task: clearing grants it further tries beyond its own."""
+        ti = context["ti"]
+        return bool(ti.max_tries > self.retries)
+
+    @staticmethod
+    def refuse_ended(job: Job) -> None:
+        """Raise when the job has ended without a model (it was stopped before its run came to it)."""
+        if job.is_failed:
+            raise AirflowFailException(f"job {job.id}: {job.explanation.message}")
+
 
 class CheckQuota(JobOperator):
     """Record the job and verify its whole request; all problems at once."""
 
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.errors import RequestRefused
+
+        try:
+            self._check(platform, context)
+        except RequestRefused as refused:
+            from fermion.usecases.refusal import tell_refusal
+
+            for problem in refused.problems:
+                self.log.error("%s", problem)
+            tell_refusal(platform, refused, dag_id=self.dag_id, run_id=context["run_id"], task_id=self.task_id)
+            raise
+
+    def _check(self, platform: Platform, context: Mapping[str, Any]) -> None:
         from fermion.usecases.check import check
         from fermion.usecases.submit import submit
 
@@ -67,17 +92,43 @@ class CheckQuota(JobOperator):
         actor = getattr(run, "triggering_user_name", None) or "airflow"
         asked = dict(run.conf or context["params"])
         job = submit(platform, asked, dag_id=self.dag_id, run_id=run.run_id, actor=actor)
+        if job.is_final and (self.was_cleared(context) or job.queued_at is not None):
+            from fermion.usecases.again import train_again
+
+            job = train_again(platform, job.id, actor=actor)
         self.log.info("This run carries job %s.", job.id)
-        check(platform, job.id)
+        self.refuse_ended(check(platform, job.id))
 
 
 class Enqueue(JobOperator):
-    """Join the line. The setup of the run: fast, and it never waits."""
+    """Join the line. The setup of the run: fast, and it never waits.
+
+    A run that was cleared from ``train`` on, after its job had ended, gets its next job here.
+    """
 
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
         from fermion.usecases.stage import enqueue
 
-        enqueue(platform, self.job_of(platform, context).id)
+        job = self.job_of(platform, context)
+        if job.is_final and self.was_cleared(context):
+            if not self._will_train(context):
+                self.log.info("Job %s has ended and `train` was not cleared: nothing joins the line.", job.id)
+                return
+            job = self._start_again(platform, job)
+        self.refuse_ended(enqueue(platform, job.id))
+
+    def _start_again(self, platform: Platform, ended: Job) -> Job:
+        from fermion.usecases.again import train_again
+        from fermion.usecases.check import check
+
+        job = train_again(platform, ended.id)
+        self.log.info("Job %s has ended; this run carries job %s now.", ended.id, job.id)
+        return check(platform, job.id)
+
+    def _will_train(self, context: Mapping[str, Any]) -> bool:
+        """Whether ``train`` was cleared together with this task."""
+        states = context["ti"].get_task_states(dag_id=self.dag_id, task_ids=["train"], run_ids=[context["run_id"]])
+        return states.get(context["run_id"], {}).get("train") not in {"success", "failed", "upstream_failed", "skipped"}
 
 
 class PullImage(JobOperator):
@@ -120,11 +171,7 @@ class WaitForGpus(JobOperator):
 
             self.log.info("Job %s waits: %s", job.id, job.explanation.message)
             self.defer(trigger=GrantTrigger(), method_name="execute")
-        self._report(job)
-
-    def _report(self, job: Job) -> None:
-        if job.is_failed:
-            raise AirflowFailException(f"job {job.id}: {job.explanation.message}")
+        self.refuse_ended(job)
         self.log.info("Job %s holds its GPUs: %s", job.id, job.explanation.message)
 
 
@@ -149,13 +196,20 @@ class Train(BaseOperator):
 
 
 class SaveModel(JobOperator):
-    """Publish the model; no GPU is held any more."""
+    """Publish the model and announce it; no GPU is held any more."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(outlets=[MODELS], **kwargs)
 
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
         from fermion.usecases.save import save_model
 
-        version = save_model(platform, self.job_of(platform, context).id)
+        job = self.job_of(platform, context)
+        version = save_model(platform, job.id)
         self.log.info("Published %s, %s.", version.path, version.checksum)
+        announcement = context["outlet_events"][MODELS]
+        announcement.extra = {"path": version.path, "checksum": version.checksum, "job": job.id}
+        announcement.add_partitions(version.path)
 
 
 class ReleaseGpus(JobOperator):
@@ -176,9 +230,14 @@ class ReleaseGpus(JobOperator):
 
 
 class WriteReport(JobOperator):
-    """The last teardown: the report of the run, whatever became of it."""
+    """The last teardown: the report of the run, whatever became of it. A run without a job has nothing to tell."""
 
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.errors import NotFound
         from fermion.usecases.report import write_report
 
-        self.log.info("The report lies at %s.", write_report(platform, self.job_of(platform, context).id))
+        try:
+            job = self.job_of(platform, context)
+        except NotFound as missing:
+            raise AirflowSkipException(f"Nothing to report: {missing.message}") from missing
+        self.log.info("The report lies at %s.", write_report(platform, job.id))

@@ -41,6 +41,28 @@ class FolderReports:
             message = f"report {path} cannot be understood: {error}. Delete it and write it again."
             raise OutsideBroken(message, what="reports") from error
 
+    def page(self, job_id: str) -> str | None:
+        """See ``ports.Reports``."""
+        if _JOB_ID.fullmatch(job_id) is None:
+            return None
+        path = self._folder / f"{job_id}.html"
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutsideUnavailable(f"report {path} cannot be read: {error}.", what="reports") from error
+
+    def forget(self, job_id: str) -> None:
+        """See ``ports.Reports``; the JSON goes first, so that nobody finds half of it."""
+        if _JOB_ID.fullmatch(job_id) is None:
+            return
+        try:
+            for ending in ("json", "html"):
+                (self._folder / f"{job_id}.{ending}").unlink(missing_ok=True)
+        except OSError as error:
+            raise OutsideUnavailable(f"report of {job_id} cannot be deleted: {error}.", what="reports") from error
+
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
     """The page and the JSON as files of ``folder``, each replaced atomically, the JSON last: where it is, both are.

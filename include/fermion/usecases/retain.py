@@ -1,0 +1,113 @@
+"""Forget what its retention has ended. Published models, leases, the ledger and the jobs themselves are never touched."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+from fermion.domain.jobs import FINAL, Job
+from fermion.errors import FermionError
+from fermion.usecases.context import Context
+from fermion.usecases.tend import OPEN
+
+log = logging.getLogger(__name__)
+
+RECORDS = ("events", "decisions", "points")
+PAGE = 200
+UPKEEP_DAGS = ("sync_platform", "keep_house")
+UPKEEP_RUNS = timedelta(days=1)
+"""Runs of the platform's own upkeep (2,880 a day) tell nothing after this; what they found is among the events."""
+
+
+def retain(ctx: Context) -> Sequence[str]:
+    """One sentence for each kind of thing that was forgotten. One that cannot be reached is left for the next time.
+
+    Raises:
+        FermionError: the last of those that could not be reached, after everything else was done.
+    """
+    done: list[str] = []
+    failed: FermionError | None = None
+    for step in (_forget_records, _forget_folders, _forget_reports, _forget_runs):
+        try:
+            done += step(ctx)
+        except FermionError as error:
+            log.warning("%s", error)
+            failed = error
+    if failed is not None:
+        raise failed
+    return done
+
+
+def _forget_records(ctx: Context) -> list[str]:
+    done = []
+    for kind in RECORDS:
+        age: timedelta | None = getattr(ctx.rules.retention, kind)
+        if age is None:
+            continue
+        with ctx.store.begin() as tx:
+            count = tx.records.forget(before=ctx.clock.now() - age, kinds=[kind])
+        if count:
+            done.append(f"{count} {kind} older than {age.days} days")
+    return done
+
+
+def _forget_folders(ctx: Context) -> list[str]:
+    """Logs, outputs and checkpoints; those that an open job resumes from stay."""
+
+    def forget(job: Job) -> None:
+        if job.spec.pool.split("/", 1)[0] in ctx.drivers:
+            ctx.driver_of(job.spec.pool).space.forget(job.id)
+
+    return _forget_jobs(ctx, "folders", ctx.rules.retention.workloads, forget)
+
+
+def _forget_reports(ctx: Context) -> list[str]:
+    return _forget_jobs(ctx, "reports", ctx.rules.retention.reports, lambda job: ctx.reports.forget(job.id))
+
+
+def _forget_jobs(ctx: Context, what: str, age: timedelta | None, forget: Callable[[Job], None]) -> list[str]:
+    """Apply ``forget`` to the jobs that came of that age since the last time."""
+    if age is None:
+        return []
+    before, key = ctx.clock.now() - age, f"retain:{what}"
+    with ctx.store.read() as tx:
+        remembered = (tx.records.memory(key) or {}).get("before")
+        needed = {job.spec.checkpoint for job in tx.jobs.find(phases=OPEN)}
+    since = datetime.fromisoformat(str(remembered)) if remembered else None
+    count, kept = 0, []
+    for job in _ended(ctx, since, before):
+        if job.id in needed:
+            kept.append(job.ended_at or before)
+            continue
+        forget(job)
+        count += 1
+    with ctx.store.begin() as tx:
+        tx.records.put_memory(key, {"before": min([before, *kept]).isoformat()}, now=ctx.clock.now())
+    return [f"{what} of {count} jobs that ended more than {age.days} days ago"] if count else []
+
+
+def _ended(ctx: Context, since: datetime | None, before: datetime) -> Iterator[Job]:
+    """Jobs that ended from ``since`` on and before ``before``, page by page."""
+    last = None
+    while True:
+        with ctx.store.read() as tx:
+            page = tx.jobs.find(phases=FINAL, changed_since=since, before=last, limit=PAGE)
+        if not page:
+            return
+        yield from (job for job in page if job.ended_at is not None and job.ended_at < before)
+        last = page[-1].id
+
+
+def _forget_runs(ctx: Context) -> list[str]:
+    """The engine's ended runs with their logs; nothing of a run that still carries an open job."""
+    age = ctx.rules.retention.runs
+    if ctx.upkeep is None:
+        return []
+    now = ctx.clock.now()
+    done = ctx.upkeep.forget(now - UPKEEP_RUNS, dags=UPKEEP_DAGS)
+    if age is None:
+        return [done]
+    with ctx.store.read() as tx:
+        begun = [job.submitted_at for job in tx.jobs.find(phases=OPEN)]
+    return [done, ctx.upkeep.forget(min([now - age, *begun]))]
