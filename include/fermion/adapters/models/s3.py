@@ -202,10 +202,11 @@ class S3Models:
         aborted = 0
         client = self.store.client()
         with translated(f"s3://{self._bucket}/{self._prefix}"):
-            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
+            # Without the prefix: MinIO lists uploads of a prefix only if it is one object's whole key.
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket):
                 for each in page.get("Uploads", ()):
-                    if _files_prefix(each["Key"]) is not None and each["Initiated"] <= before:
+                    is_ours = each["Key"].startswith(self._prefix) and _files_prefix(each["Key"]) is not None
+                    if is_ours and each["Initiated"] <= before:
                         client.abort_multipart_upload(Bucket=self._bucket, Key=each["Key"], UploadId=each["UploadId"])
                         aborted += 1
         return aborted
