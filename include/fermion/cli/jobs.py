@@ -105,16 +105,30 @@ def jobs(
             print_json([job_payload(each) for each in found])
             return
         rows = [
-            (each.id, each.spec.name, each.status, each.phase, f"{each.progress.percent:.0f} %", each.spec.gpus, each.spec.pool, each.spec.owner, clock(each.submitted_at))
+            (
+                each.id,
+                each.spec.name,
+                _state(each),
+                f"{each.progress.percent:.0f} %",
+                each.spec.gpus,
+                each.spec.pool,
+                each.spec.owner,
+                clock(each.submitted_at),
+            )
             for each in found
-        ]  # fmt: skip
+        ]
         console.print(
             table(
                 "Training jobs",
-                ("id", "name", "status", "phase", "done", "gpus", "pool", "owner", "submitted (UTC)"),
+                ("id", "name", "state", "done", "gpus", "pool", "owner", "UTC"),
                 rows,
             )
         )
+
+
+def _state(job: Job) -> str:
+    """The status, with where the job is within it: ``running (saving)``."""
+    return str(job.status) if job.status == str(job.phase) else f"{job.status} ({job.phase})"
 
 
 def job(job_id: JobId, as_json: Json = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import NoReturn
 
@@ -90,5 +90,7 @@ def seconds(value: float | None) -> str:
 
 
 def clock(at: datetime | None) -> str:
-    """The time of day in UTC; a dash for None."""
-    return "–" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
+    """The time of day in UTC, with the date when it was another day; a dash for None."""
+    if at is None:
+        return "–"
+    return at.strftime("%H:%M:%S" if at.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M")
