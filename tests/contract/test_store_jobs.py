@@ -165,7 +165,7 @@ def test_an_ended_job_cannot_be_opened_again_beside_another_of_its_run(store: St
     run = ("train_model", "r1")
     old = make_job("job-20260302-001", run=run, phase=Phase.FAILED)
     submit(store, old, make_job("job-20260302-002", run=run))
-    with pytest.raises(Conflict, match="carries job job-20260302-002"), store.begin() as tx:
+    with pytest.raises(Conflict, match="carries another job"), store.begin() as tx:
         tx.jobs.save(replace(old, phase=Phase.WAITING))
 
 
@@ -210,7 +210,7 @@ def test_saving_a_job_that_was_never_added_is_a_lost_race(store: Store) -> None:
 
 def test_a_run_that_another_job_has_cannot_be_saved(store: Store) -> None:
     submit(store, make_job(run=("train_model", "r1")), make_job("job-20260302-002"))
-    with pytest.raises(Conflict, match="carries job job-20260302-001"), store.begin() as tx:
+    with pytest.raises(Conflict, match="carries another job"), store.begin() as tx:
         tx.jobs.save(make_job("job-20260302-002", run=("train_model", "r1")))
 
 

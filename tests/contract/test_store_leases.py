@@ -49,12 +49,13 @@ def test_a_lease_comes_back_as_it_was(store: Store) -> None:
         assert tx.leases.of_holder(HolderKind.SERVICE, lease.holder_id) == [lease]
 
 
-def test_tokens_grow(store: Store) -> None:
-    with store.begin() as tx:
-        first, second = tx.leases.next_token(), tx.leases.next_token()
-    with store.begin() as tx:
-        third = tx.leases.next_token()
-    assert 0 < first < second < third
+def test_tokens_grow_within_and_across_transactions(store: Store) -> None:
+    tokens = []
+    for count in (1, 7, 2):
+        with store.begin() as tx:
+            tokens += [tx.leases.next_token() for _ in range(count)]
+    assert tokens == sorted(set(tokens))
+    assert tokens[0] > 0
 
 
 def test_a_device_cannot_be_held_twice(store: Store) -> None:

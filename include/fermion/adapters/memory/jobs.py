@@ -48,14 +48,11 @@ class MemoryJobs:
     def save(self, job: Job) -> Job | None:
         """Guarded by the version."""
         jobs = self._draft.write("jobs")
-        if job.run is not None and (rivals := set(self._open_jobs(job.run)) - {job.id}) and not job.is_final:
-            raise Conflict(
-                f"run {job.run[1]!r} of {job.run[0]!r} carries job {min(rivals)}; job {job.id} cannot have it",
-                what="job",
-            )
         stored: Job | None = jobs.get(job.id)
         if stored is None or stored.version != job.version:
             return None
+        if job.run is not None and not job.is_final and set(self._open_jobs(job.run)) - {job.id}:
+            raise Conflict(f"run {job.run} carries another job that has not ended; {job.id} cannot have it", what="job")
         saved = _stored(replace(job, version=job.version + 1))
         jobs[job.id] = saved
         if stored.run != saved.run:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fermion.domain.artifacts import Image
-from fermion.domain.figures import Method
 from fermion.domain.jobs import Job, JobSpec, Phase, Pins, Progress
 from fermion.domain.leases import HolderKind, Lease, LeasePhase, Slice
+from fermion.domain.payloads import from_payload, to_payload
 from fermion.domain.pools import Device, Node
 from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
@@ -46,9 +45,9 @@ def job_values(job: Job) -> Values:
         "dag_id": job.run[0] if job.run else None,
         "run_id": job.run[1] if job.run else None,
         "attempt": job.attempt,
-        "spec": _spec_values(job.spec),
-        "pins": None if job.pins is None else _pins_values(job.pins),
-        "progress": _progress_values(job.progress),
+        "spec": to_payload(job.spec),
+        "pins": to_payload(job.pins),
+        "progress": to_payload(job.progress),
         "reason": str(job.explanation.reason),
         "message": job.explanation.message,
         "numbers": dict(job.explanation.numbers),
@@ -70,15 +69,15 @@ def job_of(row: Any) -> Job:
     """The job of a row."""
     return Job(
         id=row.id,
-        spec=_spec_of(row.spec),
+        spec=from_payload(JobSpec, row.spec),
         phase=Phase(row.phase),
         explanation=Explanation(Reason(row.reason), row.message, row.numbers),
         submitted_at=row.submitted_at,
         changed_at=row.changed_at,
         run=None if row.run_id is None else (row.dag_id, row.run_id),
-        pins=None if row.pins is None else Pins(**row.pins),
+        pins=None if row.pins is None else from_payload(Pins, row.pins),
         attempt=row.attempt,
-        progress=_progress_of(row.progress),
+        progress=from_payload(Progress, row.progress),
         queued_at=row.queued_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -90,75 +89,6 @@ def job_of(row: Any) -> Job:
         restart_of=row.restart_of,
         version=row.version,
     )
-
-
-def _spec_values(spec: JobSpec) -> Values:
-    return {
-        "name": spec.name,
-        "pool": spec.pool,
-        "image": spec.image,
-        "repository": spec.repository,
-        "entrypoint": list(spec.entrypoint),
-        "output_model": spec.output_model,
-        "ref": spec.ref,
-        "datasets": list(spec.datasets),
-        "hyperparameters": dict(spec.hyperparameters),
-        "nodes": spec.nodes,
-        "gpus_per_node": spec.gpus_per_node,
-        "memory_mib": spec.memory_mib,
-        "priority": spec.priority,
-        "preemptible": spec.preemptible,
-        "max_runtime_s": _seconds(spec.max_runtime),
-        "queue_timeout_s": _seconds(spec.queue_timeout),
-        "checkpoint": spec.checkpoint,
-        "owner": spec.owner,
-        "team": spec.team,
-    }
-
-
-def _spec_of(values: Values) -> JobSpec:
-    rest = dict(values)
-    return JobSpec(
-        entrypoint=tuple(rest.pop("entrypoint")),
-        datasets=tuple(rest.pop("datasets", ())),
-        max_runtime=_duration(rest.pop("max_runtime_s", None)),
-        queue_timeout=_duration(rest.pop("queue_timeout_s", None)),
-        **rest,
-    )
-
-
-def _pins_values(pins: Pins) -> Values:
-    return {"image_digest": pins.image_digest, "commit": pins.commit, "datasets": dict(pins.datasets)}
-
-
-def _progress_values(progress: Progress) -> Values:
-    at = None if progress.at is None else progress.at.astimezone(UTC).isoformat()
-    return {
-        "percent": progress.percent,
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-        "at": at,
-        "usual_step_s": _seconds(progress.usual_step),
-    }
-
-
-def _progress_of(values: Values) -> Progress:
-    at = values.get("at")
-    return Progress(
-        percent=values["percent"],
-        epoch=values.get("epoch"),
-        epochs=values.get("epochs"),
-        at=None if at is None else datetime.fromisoformat(at),
-        usual_step=_duration(values.get("usual_step_s")),
-    )
-
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)
 
 
 # --- leases ---------------------------------------------------------------------------------------------------------
@@ -175,7 +105,7 @@ def lease_values(lease: Lease) -> Values:
         "team": lease.team,
         "pool": lease.pool,
         "token": lease.token,
-        "slices": [{"node": part.node, "devices": list(part.devices)} for part in lease.slices],
+        "slices": to_payload(lease.slices),
         "granted_at": lease.granted_at,
         "expires_at": lease.expires_at,
         "phase": str(lease.phase),
@@ -200,7 +130,7 @@ def lease_of(row: Any) -> Lease:
         team=row.team,
         pool=row.pool,
         token=row.token,
-        slices=tuple(Slice(part["node"], tuple(part["devices"])) for part in row.slices),
+        slices=tuple(from_payload(Slice, part) for part in row.slices),
         granted_at=row.granted_at,
         expires_at=row.expires_at,
         phase=LeasePhase(row.phase),
@@ -261,9 +191,7 @@ def node_values(node: Node, cluster: str) -> Values:
         "ready": node.ready,
         "schedulable": node.schedulable,
         "labels": dict(node.labels),
-        "devices": [
-            {"id": d.id, "model": d.model, "method": str(d.method), "memory_mib": d.memory_mib} for d in node.devices
-        ],
+        "devices": to_payload(node.devices),
         "detail": node.detail,
     }
 
@@ -273,10 +201,7 @@ def node_of(row: Any) -> Node:
     return Node(
         name=row.name,
         cluster=row.cluster,
-        devices=tuple(
-            Device(id=d["id"], model=d["model"], method=Method(d["method"]), memory_mib=d.get("memory_mib"))
-            for d in row.devices
-        ),
+        devices=tuple(from_payload(Device, device) for device in row.devices),
         observed_at=row.observed_at,
         ready=row.ready,
         schedulable=row.schedulable,

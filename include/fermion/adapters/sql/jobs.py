@@ -12,7 +12,7 @@ from fermion.adapters.sql.codec import job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
-from fermion.domain.jobs import FINAL, Job, Phase
+from fermion.domain.jobs import Job, Phase
 from fermion.errors import Conflict, NotFound
 
 _BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
@@ -62,20 +62,17 @@ class SqlJobs:
         """One guarded UPDATE.
 
         Raises:
-            Conflict: the job was given a run that another open job has.
+            Conflict: the job was given a run that another open job has; the transaction cannot go on.
         """
         saved = replace(job, version=job.version + 1)
-        if saved.run is not None and not saved.is_final:
-            self._refuse_shared_run(saved.id, saved.run)
         values = job_values(saved)
         del values["id"]
-        written = self._link.write(_SAVE, {**values, "job_id": job.id, "expected": job.version})
+        try:
+            written = self._link.write(_SAVE, {**values, "job_id": job.id, "expected": job.version})
+        except Conflict as error:
+            message = f"run {job.run} carries another job that has not ended; {job.id} cannot have it"
+            raise Conflict(message, what="job") from error
         return saved if written else None
-
-    def _refuse_shared_run(self, job_id: str, run: tuple[str, str]) -> None:
-        other = self._link.scalar(_RUN_OWNER, {"dag": run[0], "run": run[1], "job_id": job_id})
-        if other is not None:
-            raise Conflict(f"run {run[1]!r} of {run[0]!r} carries job {other}; job {job_id} cannot have it", what="job")
 
     def find(
         self,
@@ -110,11 +107,3 @@ class SqlJobs:
         if last is None:
             raise NotFound(f"job {before!r} does not exist; a page can only follow a job that does", what="job")
         return query.where(tuple_(jobs.c.submitted_at, jobs.c.seq) < (last.submitted_at, last.seq))
-
-
-_RUN_OWNER = select(jobs.c.id).where(
-    jobs.c.dag_id == bindparam("dag"),
-    jobs.c.run_id == bindparam("run"),
-    jobs.c.id != bindparam("job_id"),
-    jobs.c.phase.not_in(sorted(map(str, FINAL))),
-)

@@ -39,10 +39,18 @@ class SqlLeases:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._entries: list[Values] = []
+        self._tokens = range(0)
+        self._reserved = 0
 
     def next_token(self) -> int:
-        """Counted within the transaction, like a job's id."""
-        return next_value(self._link, "lease-token")
+        """Counted within the transaction, like a job's id; one that takes many reserves ever more at once."""
+        if not self._tokens:
+            count = max(1, self._reserved)
+            self._reserved += count
+            last = next_value(self._link, "lease-token", count=count)
+            self._tokens = range(last - count + 1, last + 1)
+        token, self._tokens = self._tokens[0], self._tokens[1:]
+        return token
 
     def add(self, lease: Lease) -> None:
         """Insert; when it is refused nothing of it is left, and the transaction may go on."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fermion.adapters.sql.codec import Values
-from fermion.errors import FermionError, OutsideBroken, OutsideUnavailable
+from fermion.errors import Conflict, FermionError, OutsideBroken, OutsideUnavailable
 
 _SQLITE_BROKEN = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -80,13 +80,18 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: SQLAlchemyError) -> FermionError:
-    """Ours: OutsideUnavailable where the same call may succeed later, else OutsideBroken. Statements are not quoted."""
+    """Ours: OutsideUnavailable where the same call may succeed later, Conflict for a duplicate, else OutsideBroken.
+
+    Statements and values are not quoted.
+    """
     if isinstance(error, PoolTimeout):
         return OutsideUnavailable("the database has no connection free; every one of the pool is in use", what="store")
     if not isinstance(error, DBAPIError):
         return OutsideBroken(f"the database cannot be used: {error}", what="store")
     origin = error.orig
     sentence = first_line(origin)
+    if _is_duplicate(origin):
+        return Conflict(f"another row has this already: {sentence}", what="store")
     if error.connection_invalidated or _is_passing(origin):
         return OutsideUnavailable(f"the database does not answer: {sentence}", what="store")
     if "no such table" in sentence or getattr(origin, "sqlstate", None) == "42P01":
@@ -104,6 +109,11 @@ def _is_passing(origin: BaseException | None) -> bool:
     if state is None:  # psycopg: no answer came at all
         return type(origin).__name__ in {"OperationalError", "ConnectionTimeout", "InterfaceError"}
     return str(state).startswith(_POSTGRES_UNAVAILABLE)
+
+
+def _is_duplicate(origin: BaseException | None) -> bool:
+    codes = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
+    return getattr(origin, "sqlite_errorcode", None) in codes or getattr(origin, "sqlstate", None) == "23505"
 
 
 def first_line(origin: BaseException | None) -> str:

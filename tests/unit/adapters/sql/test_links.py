@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from fermion.adapters.sql import open_store
 from fermion.adapters.sql.engines import parse_url
 from fermion.adapters.sql.link import translate
-from fermion.errors import OutsideBroken, OutsideUnavailable, SettingsInvalid
+from fermion.errors import Conflict, FermionError, OutsideBroken, OutsideUnavailable, SettingsInvalid
 
 
 def sqlite_error(name: str, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
@@ -53,9 +53,12 @@ def postgres_error(state: str) -> psycopg.Error:
         pytest.param(postgres_error("25006"), OutsideBroken, id="a write in a read-only transaction"),
         pytest.param(postgres_error("42P01"), OutsideBroken, id="no such table"),
         pytest.param(postgres_error("42601"), OutsideBroken, id="syntax"),
+        pytest.param(postgres_error("23505"), Conflict, id="a duplicate"),
+        pytest.param(sqlite_error("SQLITE_CONSTRAINT_UNIQUE", sqlite3.IntegrityError), Conflict, id="a duplicate row"),
+        pytest.param(postgres_error("23502"), OutsideBroken, id="a missing value"),
     ],
 )
-def test_only_what_may_pass_is_unavailable(origin: Exception, expected: type[OutsideUnavailable]) -> None:
+def test_only_what_may_pass_is_unavailable(origin: Exception, expected: type[FermionError]) -> None:
     translated = translate(DBAPIError("SELECT secret", {"password": "hidden"}, origin))
     assert type(translated) is expected
     assert "secret" not in str(translated)
@@ -75,7 +78,7 @@ def test_a_connection_that_broke_under_a_statement_is_unavailable() -> None:
         pytest.param(IntegrityError("x", {}, sqlite3.IntegrityError("NOT NULL")), OutsideBroken, id="a constraint"),
     ],
 )
-def test_other_errors(error: Exception, expected: type[OutsideUnavailable]) -> None:
+def test_other_errors(error: Exception, expected: type[FermionError]) -> None:
     assert type(translate(error)) is expected  # type: ignore[arg-type]
 
 
