@@ -260,13 +260,18 @@ class WorkloadsContract:
 
     def test_progress_is_whole_lines_of_json_only(self, bench: WorkloadsBench) -> None:
         name = run(bench)
-        bench.say(name, "hello")
-        bench.say(name, '{"progress": 10}')
-        bench.say(name, '{"progress": 20}')
-        first = bench.workloads.progress(name, limit=20)
-        rest = bench.workloads.progress(name, offset=first.next_offset)
-        assert first.text == '{"progress": 10}\n'
-        assert (rest.text, rest.at_end) == ('{"progress": 20}\n', True)
+        for text in ("hello", '{"progress": 10}', '{"progress": 20}'):
+            bench.say(name, text)
+        pieces, offset = [], 0
+        while not (chunk := bench.workloads.progress(name, offset=offset, limit=20)).at_end:
+            assert chunk.next_offset > offset
+            pieces.append(chunk.text)
+            offset = chunk.next_offset
+        pieces.append(chunk.text)
+        assert all(piece.endswith("\n") for piece in pieces)
+        assert "".join(pieces) == '{"progress": 10}\n{"progress": 20}\n'
+        bench.say(name, '{"progress": 30}')
+        assert bench.workloads.progress(name, offset=chunk.next_offset).text == '{"progress": 30}\n'
 
     def test_what_was_said_is_readable_after_the_removal(self, bench: WorkloadsBench) -> None:
         name = run(bench)
