@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def _datasets(settings: Settings, secrets: Secrets | None) -> Origins:
 def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secrets: Secrets | None) -> Driver:
     from fermion.adapters import process
     from fermion.adapters.datasets.cache import DatasetCache
-    from fermion.adapters.files.shelf import Shelf
+    from fermion.adapters.files.shelf import Shelf, linked_below
     from fermion.adapters.process.environments import About
 
     cluster = settings.clusters[name]
@@ -102,7 +102,11 @@ def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secret
         raise DriverCannot(
             f"cluster {name!r} is of kind {cluster.kind!r}, which this version cannot drive yet.", what=name
         )
-    datasets = Shelf(settings.work_dir / "cache" / "datasets", size_limit=settings.caches.datasets_bytes)
+    datasets = Shelf(
+        settings.work_dir / "cache" / "datasets",
+        size_limit=settings.caches.datasets_bytes,
+        in_use=partial(linked_below, settings.work_dir / "workloads", "*/data/*"),
+    )
     return process.build(
         cluster=name,
         root=settings.work_dir,
