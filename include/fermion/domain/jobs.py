@@ -123,8 +123,9 @@ class Pins:
 class Progress:
     """How far the training says it is. ``percent`` is clamped to 0 to 100.
 
-    ``at`` is when it last said anything; ``usual_step`` is the running mean of the time between two such lines,
-    None before there were two.
+    ``at`` is when it was last heard; ``usual_step`` is the running mean of the time between two lines, None before there
+    were two. ``offset`` (bytes) and ``lines`` tell how much of the present attempt's progress was read: stored with what
+    was read, so that whoever reads on, each line counts once.
     """
 
     percent: float = 0.0
@@ -132,6 +133,8 @@ class Progress:
     epochs: int | None = None
     at: datetime | None = None
     usual_step: timedelta | None = None
+    offset: int = 0
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +227,7 @@ def apply(job: Job, move: Move, now: datetime) -> Job:
         changes["ended_at"] = now
     if move.fresh_attempt:
         changes["attempt"] = job.attempt + 1
-        changes["progress"] = replace(job.progress, at=None)
+        changes["progress"] = replace(job.progress, at=None, offset=0, lines=0)
         changes["preempted_for"] = None
     if move.exclude_node:
         changes["excluded_nodes"] = (*job.excluded_nodes, move.exclude_node)

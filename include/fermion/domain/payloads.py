@@ -21,34 +21,58 @@ _MICROSECOND = timedelta(microseconds=1)
 
 def to_payload(value: object) -> Any:
     """The value as JSON-ready data; fields that hold their default are kept, so a payload needs no code to be read."""
-    if value is None or (isinstance(value, str | int | float) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value // _MICROSECOND
-    if isinstance(value, Mapping):
-        return {str(key): to_payload(item) for key, item in value.items()}
-    if isinstance(value, tuple | list | frozenset):
-        return [to_payload(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        kind: Any = type(value)
-        return {name: to_payload(getattr(value, name)) for name, _ in _reader(kind)}
-    raise TypeError(f"no payload is known for {type(value).__name__}")
+    kind: Any = type(value)
+    return _writer(kind)(value)
 
 
 def from_payload(kind: type[T], payload: Mapping[str, Any]) -> T:
     """The dataclass ``kind`` made of its payload; fields that the payload lacks take their default."""
     fields: Any = kind
-    return kind(**{name: read(payload[name]) for name, read in _reader(fields) if name in payload})
+    found = {name: payload[name] for name in _names(fields) if name in payload}
+    for name, read in _readers(fields):
+        if name in found:
+            found[name] = read(found[name])
+    return kind(**found)
 
 
 @cache
-def _reader(kind: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+def _writer(kind: type) -> Callable[[Any], Any]:
+    """How a value of exactly that type is written; looked up once per type, because rows are many."""
+    if issubclass(kind, Enum):
+        return lambda value: value.value
+    for base, write in _PLAIN_WRITERS:
+        if issubclass(kind, base):
+            return write
+    if dataclasses.is_dataclass(kind):
+        names = _names(kind)
+        return lambda value: {name: to_payload(getattr(value, name)) for name in names}
+    raise TypeError(f"no payload is known for {kind.__name__}")
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+_PLAIN_WRITERS: tuple[tuple[tuple[type, ...], Callable[[Any], Any]], ...] = (
+    ((str, int, float, types.NoneType), _as_is),
+    ((datetime,), lambda value: value.isoformat()),
+    ((timedelta,), lambda value: value // _MICROSECOND),
+    ((Mapping,), lambda value: {str(key): to_payload(item) for key, item in value.items()}),
+    ((tuple, list, frozenset), lambda value: [to_payload(item) for item in value]),
+)
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.compare)
+
+
+@cache
+def _readers(kind: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """The fields whose payload is not the value itself."""
     hints = get_type_hints(kind)
-    return tuple((f.name, _reading(hints[f.name])) for f in dataclasses.fields(kind) if f.compare)
+    readings = ((name, _reading(hints[name])) for name in _names(kind))
+    return tuple((name, read) for name, read in readings if read is not _as_is)
 
 
 @cache
@@ -56,14 +80,14 @@ def _reading(hint: Any) -> Callable[[Any], Any]:
     """How a payload of that type hint is read."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        inner = [_reading(part) for part in get_args(hint) if part is not type(None)]
-        return lambda data: None if data is None else inner[0](data)
+        inner = next(_reading(part) for part in get_args(hint) if part is not types.NoneType)
+        return inner if inner is _as_is else lambda data: None if data is None else inner(data)
     if origin is tuple:
         item = _reading(get_args(hint)[0])
-        return lambda data: tuple(item(part) for part in data)
+        return tuple if item is _as_is else lambda data: tuple(item(part) for part in data)
     if origin is not None and issubclass(origin, Mapping):
         item = _reading(get_args(hint)[1])
-        return lambda data: {key: item(part) for key, part in data.items()}
+        return dict if item is _as_is else lambda data: {key: item(part) for key, part in data.items()}
     return _reading_plain(hint)
 
 
@@ -76,4 +100,4 @@ def _reading_plain(hint: Any) -> Callable[[Any], Any]:
         return hint
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return lambda data: from_payload(hint, data)
-    return lambda data: data
+    return _as_is

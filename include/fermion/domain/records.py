@@ -40,7 +40,8 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricPoint:
-    """One value of one metric. ``kind`` is ``training`` (said by the code) or ``system`` (measured by the driver).
+    """One value of one metric. ``kind`` is ``training`` (said by the code), ``system`` (measured by the driver) or
+    ``exit`` (known once, when the attempt ended).
 
     ``number`` is the line's position in the attempt's progress file, so that reading it twice writes it once.
     """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fermion.domain.jobs import HOLDING, Job, Move, Phase, Progress
 from fermion.domain.leases import Lease
-from fermion.domain.pools import PoolPolicy
+from fermion.domain.pools import Pool, PoolPolicy
 from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.records import StageSpan
 from fermion.domain.workloads import ExitCause, ExitRecord, Seen, WorkloadState
 
 CODE_SIGNALS = frozenset(
@@ -67,7 +69,7 @@ def _decide_in_line(job: Job, policy: PoolPolicy, now: datetime) -> Move | None:
 def _decide_ended(watched: Watched, seen: Seen) -> Move | None:
     if seen.state is WorkloadState.EXITED and seen.exit is not None:
         return _after_exit(watched, seen.exit)
-    if seen.state in (WorkloadState.LOST, WorkloadState.ABSENT):
+    if seen.state in (WorkloadState.EXITED, WorkloadState.LOST, WorkloadState.ABSENT):
         if watched.job.phase is Phase.STOPPING:
             return _after_stop(watched.job)
         return _retry(
@@ -107,23 +109,16 @@ def _after_exit(watched: Watched, record: ExitRecord) -> Move:
     )
 
 
-_STOP_MEANING = {
-    Reason.STOPPED: Reason.STOPPED,
-    Reason.MAX_RUNTIME: Reason.MAX_RUNTIME,
-    Reason.HANG: Reason.HANG,
-    Reason.START_TIMEOUT: Reason.START_TIMEOUT,
-    Reason.RUN_ENDED: Reason.RUN_ENDED,
-}
-
-
 def _after_stop(job: Job) -> Move:
     """What a stop meant, read from the explanation that was stored when it was asked for."""
     numbers = dict(job.explanation.numbers)
     why = Reason(str(numbers.get("why", Reason.STOPPED)))
     message = str(numbers.get("message", job.explanation.message))
+    if why is Reason.PREEMPTED and job.stop_requested_at is not None:
+        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by}.")
     if why is Reason.PREEMPTED:
         return Move(to=Phase.STAGING, explanation=Explanation(why, message, numbers), fresh_attempt=True)
-    return Move(to=Phase.FAILED, explanation=Explanation(_STOP_MEANING.get(why, Reason.STOPPED), message, numbers))
+    return Move(to=Phase.FAILED, explanation=Explanation(why, message, numbers))
 
 
 def _decide_alive(watched: Watched, seen: Seen, now: datetime) -> Move | None:
@@ -182,30 +177,58 @@ def runtime_limit(job: Job, policy: PoolPolicy) -> timedelta | None:
     return min(limits) if limits else None
 
 
-def abandon(job: Job, message: str) -> Move | None:
-    """The move of an open job that no run carries any more; None when it is on its way out already."""
+def abandon(job: Job, message: str, *, failed: StageSpan | None = None) -> Move | None:
+    """The move of an open job that no run carries any more; None when it is on its way out already.
+
+    1. A stop that was asked for wins, as long as there is no model to save. 2. ``failed``, the stage that gave up, is the
+    reason. 3. Else its run ended.
+    """
     if job.phase is Phase.STOPPING or job.is_final:
         return None
+    reason = Reason.RUN_ENDED
     if job.stop_requested_at is not None and job.phase is not Phase.SAVING:
-        message, reason = f"Stopped by {job.stop_requested_by}.", Reason.STOPPED
-    else:
-        reason = _ABANDONED.get(job.phase, Reason.RUN_ENDED)
+        reason, message = Reason.STOPPED, f"Stopped by {job.stop_requested_by}."
+    elif failed is not None and failed.stage in _STAGES.get(job.phase, ()):
+        reason = Reason.SAVE_FAILED if job.phase is Phase.SAVING else Reason.STAGING_FAILED
+        message = f"{failed.stage} failed: {failed.detail}"
     return _stop(reason, message) if job.phase in HOLDING else _fail(reason, message)
 
 
-_ABANDONED = {Phase.STAGING: Reason.STAGING_FAILED, Phase.SAVING: Reason.SAVE_FAILED}
+_STAGES = {
+    Phase.STAGING: frozenset({"pull_image", "mount_dataset", "clone_repository", "prepare"}),
+    Phase.SAVING: frozenset({"save_model"}),
+}
 
 
-def with_step(before: Progress, after: Progress, lines: int) -> Progress:
-    """``after`` with the running mean of the time between progress lines; ``lines`` came since ``before``.
+def failed_stage(job: Job, spans: Sequence[StageSpan]) -> StageSpan | None:
+    """The stage that failed last in the job's present attempt and was not repeated well since; None when none did."""
+    failed = [span for span in spans if span.attempt == job.attempt and span.outcome == "failed"]
+    return max(failed, key=lambda span: span.ended_at or span.started_at, default=None)
 
-    The mean forgets: each read counts one fifth, so that a training that slows down evenly does not look hung.
+
+def could_move(job: Job, pool: Pool | None, lease: Lease | None) -> bool:
+    """Whether the pool could place the job without the nodes that it excludes and the one that it holds first."""
+    if pool is None:
+        return False
+    avoided = {*job.excluded_nodes, *(part.node for part in (lease.slices[:1] if lease else ()))}
+    wide = [node for node in pool.nodes if node.is_usable and len(node.devices) >= job.spec.gpus_per_node]
+    return sum(node.name not in avoided for node in wide) >= job.spec.nodes
+
+
+def with_step(before: Progress, after: Progress, lines: int, now: datetime) -> Progress:
+    """``after`` as heard at ``now``, with the running mean of the time between lines; ``lines`` came since ``before``.
+
+    The times that a training writes into its lines are for its charts; when it was heard is seen here, so that a wrong
+    clock looks neither hung nor alive. The mean forgets: each read counts one fifth, so that a training that slows down
+    evenly does not look hung.
     """
-    if before.at is None or after.at is None or after.at <= before.at:
-        return replace(after, usual_step=before.usual_step)
-    gap = (after.at - before.at) / max(1, lines)
+    if replace(after, usual_step=before.usual_step, offset=before.offset, lines=before.lines) == before:
+        return before  # nothing of what came could be understood
+    if before.at is None or now <= before.at:
+        return replace(after, at=now, usual_step=before.usual_step)
+    gap = (now - before.at) / max(1, lines)
     usual = gap if before.usual_step is None else before.usual_step * 0.8 + gap * 0.2
-    return replace(after, usual_step=usual)
+    return replace(after, at=now, usual_step=usual)
 
 
 def _retry(watched: Watched, reason: Reason, message: str) -> Move:

@@ -62,13 +62,38 @@ def admit(ctx: Context) -> Sequence[Granted]:
         line = tx.jobs.find(phases=IN_LINE)
         if not any(job.phase is Phase.WAITING for job in line):
             return ()
-        groups = group_pools(ctx.pools(tx), {job.spec.pool for job in line})
+        pools = ctx.pools(tx)
+        groups = group_pools(pools, {job.spec.pool for job in line})
+    _tell_poolless(ctx, [job for job in line if job.spec.pool not in pools])
     granted: list[Granted] = []
-    for cohort, pools in groups.items():
-        granted += _admit_cohort(ctx, cohort, pools)
+    for cohort, members in groups.items():
+        granted += _admit_cohort(ctx, cohort, members)
     for each in granted:
         resume(ctx, each, groups)
     return granted
+
+
+def admit_safely(ctx: Context) -> None:
+    """Serve the line for the others: whoever came for a job of its own does not fail because of it."""
+    try:
+        admit(ctx)
+    except FermionError as error:
+        log.warning("the line could not be served this time: %s", error)
+
+
+def without_pool(job: Job, now: datetime) -> Explanation:
+    """Why a job waits whose pool is not there any more."""
+    return decide(Snapshot(pools=(), waiting=(waiting_of(job),)), now).explain(job.id)
+
+
+def _tell_poolless(ctx: Context, jobs: Sequence[Job]) -> None:
+    """Say of jobs whose pool is gone that no round decides about them; they keep their place until it is back."""
+    untold = [job for job in jobs if job.phase is Phase.WAITING and job.explanation.reason is not Reason.MISCONFIGURED]
+    if not untold:
+        return
+    with ctx.store.begin() as tx:
+        for job in untold:
+            tx.jobs.save(replace(job, explanation=without_pool(job, ctx.clock.now())))
 
 
 def group_pools(pools: Mapping[str, Pool], wanted: Iterable[str]) -> dict[str, tuple[Pool, ...]]:
@@ -101,7 +126,8 @@ def _admit_cohort(ctx: Context, cohort: str, pools: Sequence[Pool]) -> list[Gran
     with ctx.store.begin(exclusive=f"admission:{cohort}") as tx:
         now = ctx.clock.now()
         ids = {pool.id for pool in pools}
-        line = {job.id: job for job in tx.jobs.find(phases=IN_LINE) if job.spec.pool in ids}
+        waiting = (job for job in tx.jobs.find(phases=IN_LINE) if job.spec.pool in ids)
+        line = {job.id: job for job in waiting if job.stop_requested_at is None}
         snapshot = take_snapshot(ctx, tx, cohort, pools, line.values(), now)
         made = decide(snapshot, now)
         round_id = _keep_round(tx, cohort, snapshot, made)

@@ -16,7 +16,7 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.errors import NotFound, RequestRefused
 from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, stage_span, write_move
+from fermion.usecases.moving import load, settle, stage_span, write_move
 
 T = TypeVar("T")
 
@@ -44,17 +44,13 @@ def check(ctx: Context, job_id: str) -> Job:
         return _again(job)
     with stage_span(ctx, job, "check_quota"):
         found = _examine(ctx, job.spec)
-    with ctx.store.begin() as tx:
-        job = load(tx, job_id)
-        if job.phase is not Phase.SUBMITTED:
-            return _again(job)
-        if found.problems:
-            write_move(ctx, tx, job, _refusal(found.problems))
-        else:
-            job = _pin(tx, job, found)
-    if found.problems:
-        raise RequestRefused(found.problems, what=f"request of {job.id}")
-    return job
+
+    def write(tx: Transaction, job: Job) -> Job | None:
+        if job.phase is not Phase.SUBMITTED or job.pins is not None:
+            return job
+        return write_move(ctx, tx, job, _refusal(found.problems)) if found.problems else _pin(tx, job, found)
+
+    return _again(settle(ctx, job_id, write))
 
 
 def _again(job: Job) -> Job:
@@ -96,7 +92,7 @@ def _check_pool(ctx: Context, spec: JobSpec, driver: Driver | None, found: _Find
             _problem("pool", "unknown_pool", f"there is no pool {spec.pool!r}.", f"Choose one of: {_listed(pools)}.")
         )
         return
-    found.problems.extend(never_fits(spec, pool))
+    found.problems.extend(never_fits(spec, pool, cohort=pools.values()))
 
 
 def _check_image(driver: Driver, spec: JobSpec, found: _Findings) -> None:
@@ -175,7 +171,7 @@ def _gather(found: _Findings, call: Callable[[], T]) -> T | None:
         return None
 
 
-def _pin(tx: Transaction, job: Job, found: _Findings) -> Job:
+def _pin(tx: Transaction, job: Job, found: _Findings) -> Job | None:
     for version in found.datasets.values():
         tx.catalog.put_dataset_version(version)
     pins = Pins(
@@ -183,7 +179,7 @@ def _pin(tx: Transaction, job: Job, found: _Findings) -> Job:
         commit=found.commit,
         datasets={name: version.checksum for name, version in found.datasets.items()},
     )
-    return tx.jobs.save(replace(job, pins=pins)) or load(tx, job.id)
+    return tx.jobs.save(replace(job, pins=pins))
 
 
 def _refusal(problems: list[Problem]) -> Move:

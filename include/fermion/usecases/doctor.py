@@ -8,14 +8,14 @@ from datetime import timedelta
 
 from fermion.domain.accounting import leaked_gpu_seconds, ledger_gaps
 from fermion.domain.jobs import HOLDING
-from fermion.domain.leases import HolderKind
-from fermion.domain.workloads import WorkloadState, workload_name
+from fermion.domain.leases import HolderKind, Lease
+from fermion.domain.workloads import workload_name
 from fermion.errors import FermionError
-from fermion.ports import Runs
+from fermion.ports import Driver, Runs
 from fermion.usecases.context import Context
+from fermion.usecases.tend import GONE
 
 SYNC_IS_LATE = timedelta(seconds=120)
-GONE = frozenset({WorkloadState.EXITED, WorkloadState.LOST, WorkloadState.ABSENT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def examine(ctx: Context, runs: Runs | None = None) -> Diagnosis:
     if not database.ok:
         return Diagnosis(checks=[database], open_leases=0, leaked_gpu_seconds=0.0, orphans=())
     leases, leaked = _ledger(ctx)
-    orphans = [orphan for driver in ctx.drivers.values() for orphan in driver.workloads.orphans()]
+    orphans = [orphan for driver in ctx.drivers.values() for orphan in _orphans(driver)]
     checks = [
         database,
         *(_cluster(ctx, name) for name in sorted(ctx.drivers)),
@@ -124,7 +124,23 @@ def _ledger(ctx: Context) -> tuple[int, float]:
         job = holding.get(lease.holder_id)
         if lease.holder_kind is not HolderKind.JOB or (job is not None and job.attempt == lease.attempt):
             continue
-        seen = ctx.driver_of(lease.pool).workloads.look(workload_name(lease.holder_id, lease.attempt))
-        if seen.state in GONE:
+        if _is_gone(ctx, lease):
             leaked += lease.to_seconds(now)
     return len(live), leaked
+
+
+def _is_gone(ctx: Context, lease: Lease) -> bool:
+    """Whether the lease's workload is seen gone; a cluster that does not answer says nothing (and is a check of its own)."""
+    try:
+        workloads = ctx.driver_of(lease.pool).workloads
+        return workloads.look(workload_name(lease.holder_id, lease.attempt)).state in GONE
+    except FermionError:
+        return False
+
+
+def _orphans(driver: Driver) -> Sequence[str]:
+    """None known where the cluster does not answer: that is a check of its own."""
+    try:
+        return driver.workloads.orphans()
+    except FermionError:
+        return ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fermion.domain.admission import decide
 from fermion.domain.jobs import IN_LINE, Job
 from fermion.domain.reasons import Explanation
-from fermion.usecases.admit import group_pools, take_snapshot
+from fermion.usecases.admit import group_pools, take_snapshot, without_pool
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
 
@@ -30,11 +30,14 @@ def explain(ctx: Context, job_id: str) -> dict[str, object]:
 
 
 def _in_line(ctx: Context, job: Job) -> Explanation:
-    with ctx.store.begin() as tx:
+    with ctx.store.read() as tx:
         groups = group_pools(ctx.pools(tx), {job.spec.pool})
         now = ctx.clock.now()
         for cohort, pools in groups.items():
             ids = {pool.id for pool in pools}
             line = [each for each in tx.jobs.find(phases=IN_LINE) if each.spec.pool in ids]
-            return decide(take_snapshot(ctx, tx, cohort, pools, line, now), now).explain(job.id)
-    return job.explanation
+            if any(each.id == job.id for each in line):
+                return decide(take_snapshot(ctx, tx, cohort, pools, line, now), now).explain(job.id)
+            job = load(tx, job.id)
+            return job.explanation
+    return without_pool(job, now)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from fermion.domain.jobs import Job, Move, apply
 from fermion.domain.records import Event, StageSpan
-from fermion.errors import FermionError, NotFound
+from fermion.errors import FermionError, NotFound, OutsideUnavailable
 from fermion.ports import Transaction
 from fermion.usecases.context import Context
 
 PLATFORM = "platform"
 """The actor of what nobody asked for by hand."""
+
+TRIES = 20
+"""How often a change is tried again after a lost race: each loss means that somebody else got on."""
 
 
 def load(tx: Transaction, job_id: str) -> Job:
@@ -49,6 +52,21 @@ def write_move(ctx: Context, tx: Transaction, job: Job, move: Move, *, actor: st
             )
         )
     return moved
+
+
+def settle(ctx: Context, job_id: str, write: Callable[[Transaction, Job], Job | None]) -> Job:
+    """What ``write`` stored of the job, or answered as it is; after a lost race (None) it is asked again about the fresh job.
+
+    Raises:
+        NotFound: no such job.
+        OutsideUnavailable: others changed the job each time; the same call may succeed later.
+    """
+    for _ in range(TRIES):
+        with ctx.store.begin() as tx:
+            written = write(tx, load(tx, job_id))
+        if written is not None:
+            return written
+    raise OutsideUnavailable(f"job {job_id} was changed by others {TRIES} times in a row; ask again.", what="job")
 
 
 @contextmanager

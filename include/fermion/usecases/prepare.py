@@ -7,9 +7,9 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.request import arguments_of
 from fermion.domain.workloads import WorkloadSpec, workload_name
 from fermion.errors import Conflict
-from fermion.ports import Driver
+from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, write_move
+from fermion.usecases.moving import load, settle, write_move
 from fermion.usecases.stage import stage_dataset
 
 
@@ -21,14 +21,20 @@ def prepare(ctx: Context, job_id: str) -> Job:
         return job
     driver = ctx.driver_of(job.spec.pool)
     driver.workloads.prepare(describe(ctx, driver, job))
-    with ctx.store.begin() as tx:
-        job = load(tx, job_id)
-        if job.phase is not Phase.STAGING:
+    name = workload_name(job.id, job.attempt)
+
+    def write(tx: Transaction, job: Job) -> Job | None:
+        if job.phase is not Phase.STAGING or workload_name(job.id, job.attempt) != name:
             return job
         message = f"Everything is fetched; it waits for {job.spec.gpus} GPU{'s' if job.spec.gpus != 1 else ''} of {job.spec.pool}."
         reason = job.explanation.reason if job.attempt > 1 else Reason.WAITING_FOR_QUOTA
         move = Move(to=Phase.WAITING, explanation=Explanation(reason, message, job.explanation.numbers))
-        return write_move(ctx, tx, job, move) or load(tx, job_id)
+        return write_move(ctx, tx, job, move)
+
+    job = settle(ctx, job_id, write)
+    if job.is_final:
+        driver.workloads.remove(name)  # it ended while its workload was being made: whoever ended it found none
+    return job
 
 
 def describe(ctx: Context, driver: Driver, job: Job) -> WorkloadSpec:

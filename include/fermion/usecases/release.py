@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from time import monotonic, sleep
 
-from fermion.domain.jobs import Job, Phase
+from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.domain.leases import HolderKind
-from fermion.domain.watching import abandon
+from fermion.domain.watching import abandon, failed_stage
 from fermion.domain.workloads import Seen, workload_name
-from fermion.errors import OutsideUnavailable
-from fermion.usecases.admit import admit
+from fermion.errors import FermionError, OutsideUnavailable
+from fermion.ports import Transaction
+from fermion.usecases.admit import admit_safely
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, write_move
+from fermion.usecases.moving import load, settle, write_move
 from fermion.usecases.tend import GONE, Tender, end_lease
 
+log = logging.getLogger(__name__)
+
+STEPS = 10
+"""How often a job that others move on meanwhile is let go of again."""
+
 _ABANDONED = {
-    Phase.SUBMITTED: "The run ended before the request was checked.",
+    Phase.SUBMITTED: "The run ended before the job joined the line.",
     Phase.STAGING: "The run ended while image, data or code were being fetched.",
     Phase.WAITING: "The run ended while the job waited for GPUs.",
     Phase.STARTING: "The run ended while the training was starting; its workload was ended.",
@@ -33,42 +40,63 @@ def release(ctx: Context, job_id: str, *, why: str = "", patience: timedelta = t
     Raises:
         OutsideUnavailable: the workload could not be seen gone within ``patience``; the lease stays, the sync goes on.
     """
-    tender = Tender(ctx)
-    _abandon(ctx, tender.look_after(job_id), why)
-    with ctx.store.read() as tx:
-        job = load(tx, job_id)
-    seen = _end_workload(ctx, job, patience)
-    if not job.is_final:
-        job = tender.look_after(job_id)
+    tender, deadline = Tender(ctx), monotonic() + patience.total_seconds()
+    _catch_up(tender, job_id)
+    for _ in range(STEPS):
+        job = let_go(ctx, job_id, why)
+        seen = [_end_workload(ctx, job, attempt, deadline) for attempt in range(1, job.attempt + 1)]
+        if job.phase in HOLDING:
+            job = tender.look_after(job_id)  # a victim of a preemption may be in line again now
+        if job.is_final:
+            break
+    else:
+        raise OutsideUnavailable(f"job {job_id} is still {job.phase} after {STEPS} steps; ask again.", what=job_id)
     _end_leases(ctx, job, seen)
-    driver = ctx.driver_of(job.spec.pool)
-    for attempt in range(1, job.attempt + 1):
-        driver.workloads.remove(workload_name(job.id, attempt))
-    admit(ctx)
+    workloads = ctx.driver_of(job.spec.pool).workloads
+    for gone in seen:
+        workloads.remove(gone.name)
+    admit_safely(ctx)
     return job
 
 
-def _abandon(ctx: Context, job: Job, why: str) -> None:
-    """Write that an unfinished job is to end, before anything is done to its workload: so its end is read rightly."""
-    while (move := abandon(job, f"{_ABANDONED.get(job.phase, 'The run ended.')} {why}".strip())) is not None:
-        with ctx.store.begin() as tx:
-            if write_move(ctx, tx, job, move) is not None:
-                return
-            job = load(tx, job.id)
+def _catch_up(tender: Tender, job_id: str) -> None:
+    """Let a training that ended by itself just now be read as that, before it is written that its run ended."""
+    with tender.ctx.store.read() as tx:
+        job = load(tx, job_id)
+    if job.phase not in HOLDING:
+        return
+    try:
+        tender.look_after(job_id)
+    except FermionError as error:
+        log.warning("job %s is let go of without a last look: %s", job_id, error)
 
 
-def _end_workload(ctx: Context, job: Job, patience: timedelta) -> Seen:
-    """The workload, seen gone."""
+def let_go(ctx: Context, job_id: str, why: str = "") -> Job:
+    """The job after it was written that it is to end; one that has ended, or is on its way out, as it is.
+
+    Written before anything is done to its workload: so the workload's end is read rightly, whoever sees it.
+    """
+
+    def write(tx: Transaction, job: Job) -> Job | None:
+        message = f"{_ABANDONED.get(job.phase, 'The run ended.')} {why}".strip()
+        move = abandon(job, message, failed=failed_stage(job, tx.records.spans(job_id)))
+        return job if move is None else write_move(ctx, tx, job, move)
+
+    return settle(ctx, job_id, write)
+
+
+def _end_workload(ctx: Context, job: Job, attempt: int, deadline: float) -> Seen:
+    """One attempt's workload, seen gone."""
     workloads = ctx.driver_of(job.spec.pool).workloads
-    name = workload_name(job.id, job.attempt)
-    deadline = monotonic() + patience.total_seconds()
+    name = workload_name(job.id, attempt)
     seen = workloads.look(name)
     if seen.state not in GONE:
         workloads.stop(name, grace=ctx.rules.policy(job.spec.pool).stop_grace, why="the run ended")
+        seen = workloads.look(name)
     while seen.state not in GONE:
         if monotonic() > deadline:
             raise OutsideUnavailable(
-                f"workload {name} is still {seen.state} {patience.total_seconds():.0f} s after it was asked to end;"
+                f"workload {name} is still {seen.state} after it was asked to end and waited for;"
                 " its GPUs stay leased until it is seen gone.",
                 what=name,
             )
@@ -77,11 +105,13 @@ def _end_workload(ctx: Context, job: Job, patience: timedelta) -> Seen:
     return seen
 
 
-def _end_leases(ctx: Context, job: Job, seen: Seen) -> None:
+def _end_leases(ctx: Context, job: Job, seen: list[Seen]) -> None:
     """Close what is left: normally nothing, because a lease ends together with the move of its job."""
+    by_name = {each.name: each for each in seen}
     with ctx.store.begin() as tx:
         live = tx.leases.of_holder(HolderKind.JOB, job.id, live_only=True)
         for lease in live:
-            end_lease(ctx, tx, lease, seen if lease.attempt == job.attempt else None, cause=str(job.explanation.reason))
+            found = by_name.get(workload_name(job.id, lease.attempt))
+            end_lease(ctx, tx, lease, found, cause=str(job.explanation.reason))
     if live:
         ctx.store.notify("leases", job.spec.pool)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from fermion.domain.figures import Figure, Method
 from fermion.domain.jobs import Job
 from fermion.domain.leases import HolderKind
+from fermion.domain.records import MetricPoint
 from fermion.domain.report import Report, build_report
 from fermion.domain.workloads import workload_name
+from fermion.errors import FermionError
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
 
+log = logging.getLogger(__name__)
+
 LOG_TAIL_BYTES = 16 * 1024
+LOG_PIECE_BYTES = 1024 * 1024
+LOG_PIECES = 1024
+"""How many pieces of a log are read at most to find its end; drivers keep far less of one."""
 
 
 def write_report(ctx: Context, job_id: str) -> str:
@@ -38,34 +48,38 @@ def compose_report(ctx: Context, job_id: str) -> Report:
         now=ctx.clock.now(),
         model=model,
         pool=pool,
-        figures=_exit_figures(ctx, job),
+        figures=_exit_figures(job, points),
         log_tail=_log_tail(ctx, job),
     )
 
 
 def _log_tail(ctx: Context, job: Job) -> str:
-    workloads = ctx.driver_of(job.spec.pool).workloads if job.spec.pool.split("/", 1)[0] in ctx.drivers else None
-    if workloads is None:
-        return ""
+    """The end of the last attempt's log; empty where the cluster cannot tell it now, which must not cost the report."""
     name, offset, text = workload_name(job.id, job.attempt), 0, ""
-    while True:
-        chunk = workloads.log(name, offset=offset, limit=1024 * 1024)
-        text = (text + chunk.text)[-LOG_TAIL_BYTES:]
-        if chunk.at_end or chunk.next_offset == offset:
-            return text
-        offset = chunk.next_offset
+    try:
+        workloads = ctx.driver_of(job.spec.pool).workloads
+        for _ in range(LOG_PIECES):
+            chunk = workloads.log(name, offset=offset, limit=LOG_PIECE_BYTES)
+            text = (text + chunk.text)[-LOG_TAIL_BYTES:]
+            if chunk.at_end or chunk.next_offset == offset:
+                break
+            offset = chunk.next_offset
+    except FermionError as error:
+        log.warning("the log of %s is not in its report: %s", job.id, error)
+    return text
 
 
-def _exit_figures(ctx: Context, job: Job) -> dict[str, Figure]:
-    """What only the exit record knows; the workload may have been removed already, then nothing."""
-    if job.spec.pool.split("/", 1)[0] not in ctx.drivers:
-        return {}
-    record = ctx.driver_of(job.spec.pool).workloads.look(workload_name(job.id, job.attempt)).exit
-    if record is None:
-        return {}
-    measured = {"peak_memory": (record.max_rss_mib, "mib"), "cpu_time": (record.cpu_seconds, "seconds")}
+def _exit_figures(job: Job, points: Sequence[MetricPoint]) -> dict[str, Figure]:
+    """What the last attempt's exit record said; nothing where it left none."""
+    units = {"peak_memory": "mib", "cpu_time": "seconds"}
     return {
-        name: Figure(value=value, unit=unit, source="exit record", method=Method.MEASURED, observed_at=record.exit_at)
-        for name, (value, unit) in measured.items()
-        if value is not None
+        point.name: Figure(
+            value=point.value,
+            unit=units[point.name],
+            source="exit record",
+            method=Method.MEASURED,
+            observed_at=point.at,
+        )
+        for point in points
+        if point.kind == "exit" and point.attempt == job.attempt and point.name in units
     }

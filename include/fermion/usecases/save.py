@@ -11,15 +11,16 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import Event, MetricPoint
 from fermion.domain.workloads import workload_name
 from fermion.errors import Conflict, NotFound, RequestRefused
+from fermion.ports import Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import PLATFORM, load, stage_span, write_move
+from fermion.usecases.moving import PLATFORM, load, settle, stage_span, write_move
 
 
 def save_model(ctx: Context, job_id: str) -> ModelVersion:
     """The published version, and the job completed. Published before: the same version.
 
     Raises:
-        Conflict: the job is not at the point where a model can be saved.
+        Conflict: the job is not at the point where a model can be saved, or was ended while its model was published.
         RequestRefused: the training wrote no file, or a link that leads out of its output; the job has failed.
         OutsideUnavailable: the model repository does not answer; the same call may succeed later.
     """
@@ -67,22 +68,31 @@ def _complete(ctx: Context, job: Job, version: ModelVersion) -> None:
         explanation=Explanation(Reason.MODEL_PUBLISHED, message, {"path": version.path, "checksum": version.checksum}),
         model_version=version.number,
     )
-    with ctx.store.begin() as tx:
-        now = load(tx, job.id)
-        if now.phase is Phase.SAVING and write_move(ctx, tx, now, move) is not None:
+
+    def write(tx: Transaction, job: Job) -> Job | None:
+        if job.phase is not Phase.SAVING:
+            return job
+        moved = write_move(ctx, tx, job, move)
+        if moved is not None:
             tx.records.add_event(
                 Event(
                     actor=PLATFORM, verb="model.published", target=version.path, at=ctx.clock.now(),
                     message=message, data={"job": job.id, "checksum": version.checksum},
                 )
             )  # fmt: skip
+        return moved
+
+    after = settle(ctx, job.id, write)
+    if after.model_version != version.number:
+        raise Conflict(
+            f"{version.path} was published, but job {job.id} had ended meanwhile ({after.explanation.message}).",
+            what="job",
+        )
 
 
 def _fail(ctx: Context, job: Job, reason: Reason, message: str) -> None:
-    with ctx.store.begin() as tx:
-        now = load(tx, job.id)
-        if now.phase is Phase.SAVING:
-            write_move(ctx, tx, now, Move(to=Phase.FAILED, explanation=Explanation(reason, message)))
+    move = Move(to=Phase.FAILED, explanation=Explanation(reason, message))
+    settle(ctx, job.id, lambda tx, now: write_move(ctx, tx, now, move) if now.phase is Phase.SAVING else now)
 
 
 def last_metrics(points: Sequence[MetricPoint], attempt: int) -> dict[str, float]:

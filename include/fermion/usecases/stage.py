@@ -6,19 +6,13 @@ from fermion.domain.jobs import Job, Move, Phase, Pins
 from fermion.domain.reasons import Explanation, Reason
 from fermion.errors import Conflict, OutsideBroken
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, stage_span, write_move
+from fermion.usecases.moving import load, settle, stage_span, write_move
 
 
 def enqueue(ctx: Context, job_id: str) -> Job:
     """Put a checked job into the line; it keeps that place while it is staged. In line already: answered as it is."""
-    with ctx.store.begin() as tx:
-        job = load(tx, job_id)
-        if job.phase is not Phase.SUBMITTED:
-            return job
-        move = Move(
-            to=Phase.STAGING, explanation=Explanation(Reason.STAGING, "Image, data and code are being fetched.")
-        )
-        return write_move(ctx, tx, job, move) or load(tx, job_id)
+    move = Move(to=Phase.STAGING, explanation=Explanation(Reason.STAGING, "Image, data and code are being fetched."))
+    return settle(ctx, job_id, lambda tx, job: write_move(ctx, tx, job, move) if job.phase is Phase.SUBMITTED else job)
 
 
 def pull_image(ctx: Context, job_id: str) -> str:

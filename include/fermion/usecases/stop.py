@@ -8,10 +8,9 @@ from fermion.domain.jobs import Job
 from fermion.domain.records import Event
 from fermion.domain.request import to_payload
 from fermion.errors import Conflict
+from fermion.ports import Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load
-
-TRIES = 20
+from fermion.usecases.moving import load, settle
 
 
 def request_stop(ctx: Context, job_id: str, *, actor: str) -> Job:
@@ -20,17 +19,17 @@ def request_stop(ctx: Context, job_id: str, *, actor: str) -> Job:
     Raises:
         NotFound: no such job.
     """
-    for _ in range(TRIES):
-        with ctx.store.begin() as tx:
-            job = load(tx, job_id)
-            if job.is_final or job.stop_requested_at is not None:
-                return job
-            now = ctx.clock.now()
-            asked = tx.jobs.save(replace(job, stop_requested_at=now, stop_requested_by=actor))
-            if asked is not None:
-                tx.records.add_event(Event(actor=actor, verb="job.stop_requested", target=job_id, at=now))
-                return asked
-    raise Conflict(f"job {job_id} kept changing; ask again.", what="job")
+
+    def write(tx: Transaction, job: Job) -> Job | None:
+        if job.is_final or job.stop_requested_at is not None:
+            return job
+        now = ctx.clock.now()
+        asked = tx.jobs.save(replace(job, stop_requested_at=now, stop_requested_by=actor))
+        if asked is not None:
+            tx.records.add_event(Event(actor=actor, verb="job.stop_requested", target=job_id, at=now))
+        return asked
+
+    return settle(ctx, job_id, write)
 
 
 def restart_request(ctx: Context, job_id: str, *, resume: bool) -> dict[str, object]:

@@ -7,21 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from fermion.domain.jobs import HOLDING, Job
+from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.domain.leases import HolderKind, Lease, LeasePhase, end
 from fermion.domain.records import Event, SyncRecord
-from fermion.domain.watching import abandon
 from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver
 from fermion.usecases.context import Context
-from fermion.usecases.moving import PLATFORM, write_move
+from fermion.usecases.moving import PLATFORM
+from fermion.usecases.release import let_go
 from fermion.usecases.tend import GONE, OPEN, Tender, end_lease
 
 log = logging.getLogger(__name__)
 
 RUN_GRACE = timedelta(seconds=20)
 """How long a job may be at rest before its run is asked for: long enough for a teardown that has just begun."""
+
+START_GRACE = timedelta(minutes=10)
+"""How long a submitted job may have no run yet: whoever launches it first checks it, which can mean reading a large dataset."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +40,11 @@ def sync_platform(ctx: Context) -> Sequence[Difference]:
     """One whole round. A cluster that does not answer keeps its last state; the others go on."""
     for name, driver in sorted(ctx.drivers.items()):
         sync_nodes(ctx, name, driver)
-    write_choices(ctx)
     Tender(ctx).round()
     found = [*reconcile_runs(ctx), *reconcile(ctx)]
     for difference in found:
         log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
+    write_choices(ctx)
     return found
 
 
@@ -82,13 +85,16 @@ def reconcile_runs(ctx: Context) -> Sequence[Difference]:
     with ctx.store.read() as tx:
         jobs = tx.jobs.find(phases=OPEN)
     for job in jobs:
-        if job.run is None or ctx.clock.now() - job.changed_at < RUN_GRACE:
+        rest = ctx.clock.now() - job.changed_at
+        if job.run is None or rest < RUN_GRACE:
             continue
         try:
             state = ctx.runs.state(*job.run).state
         except FermionError as error:
             log.warning("the engine did not tell about the runs: %s", error)
             break
+        if state == "absent" and job.phase is Phase.SUBMITTED and rest < START_GRACE:
+            continue
         if state in {"absent", "success", "failed"} and (difference := _let_go(ctx, job, state)):
             found.append(difference)
     return found
@@ -96,50 +102,75 @@ def reconcile_runs(ctx: Context) -> Sequence[Difference]:
 
 def _let_go(ctx: Context, job: Job, state: str) -> Difference | None:
     told = "its run is gone" if state == "absent" else f"its run ended ({state}) without releasing it"
-    move = abandon(job, f"Ended by the sync: {told}.")
-    if move is None:
-        return None
-    with ctx.store.begin() as tx:
-        if write_move(ctx, tx, job, move) is None:
-            return None
-    workloads = ctx.driver_of(job.spec.pool).workloads
-    name = workload_name(job.id, job.attempt)
-    if job.phase in HOLDING:
-        workloads.stop(name, grace=ctx.rules.policy(job.spec.pool).stop_grace, why=told)
-    else:
-        workloads.remove(name)
+    after = let_go(ctx, job.id, f"The sync found that {told}.")
+    if after.version == job.version or after.phase not in (Phase.STOPPING, Phase.FAILED):
+        return None  # it was on its way out already
+    try:
+        ctx.driver_of(job.spec.pool).workloads.stop(
+            workload_name(after.id, after.attempt), grace=ctx.rules.policy(job.spec.pool).stop_grace, why=told
+        )
+    except FermionError as error:
+        log.warning("the workload of job %s is ended later: %s", job.id, error)
     return Difference(kind="abandoned", subject=job.id, message=f"{told}; the job was {job.phase}.")
 
 
 def reconcile(ctx: Context) -> Sequence[Difference]:
-    """Compare leases with what runs and mend every difference: each is an event, none is silent."""
+    """Compare leases with what runs and mend every difference: each is an event, none is silent.
+
+    A cluster that does not answer keeps its leases and workloads until it does; nothing is concluded from its silence.
+    """
+    # Names first: a workload that is made later has a job that the rows below do not know yet.
+    names = {cluster: _names(cluster, driver) for cluster, driver in sorted(ctx.drivers.items())}
     with ctx.store.read() as tx:
         open_jobs = {job.id: job for job in tx.jobs.find(phases=OPEN)}
         leases = [lease for lease in tx.leases.live() if lease.holder_kind is HolderKind.JOB]
-    found = [
-        difference for lease in leases if (difference := _reconcile_lease(ctx, lease, open_jobs.get(lease.holder_id)))
-    ]
-    for driver in ctx.drivers.values():
-        found += _reconcile_workloads(driver, open_jobs)
+    found: list[Difference] = []
+    for lease in leases:
+        if (difference := _reconcile_lease(ctx, lease, open_jobs.get(lease.holder_id))) is not None:
+            found.append(difference)
+    expected = {workload_name(job.id, job.attempt) for job in open_jobs.values()}
+    for cluster, present in names.items():
+        if present is not None:
+            found += _reconcile_cluster(ctx, cluster, [name for name in present if name not in expected])
     if found:
-        with ctx.store.begin() as tx:
-            for difference in found:
-                tx.records.add_event(
-                    Event(
-                        actor=PLATFORM,
-                        verb=f"reconcile.{difference.kind}",
-                        target=difference.subject,
-                        at=ctx.clock.now(),
-                        message=difference.message,
-                    )
-                )
+        _record(ctx, found)
     return found
+
+
+def _names(cluster: str, driver: Driver) -> Sequence[str] | None:
+    try:
+        return driver.workloads.names()
+    except FermionError as error:
+        log.warning("cluster %s is not reconciled this time: %s", cluster, error)
+        return None
+
+
+def _record(ctx: Context, found: Sequence[Difference]) -> None:
+    with ctx.store.begin() as tx:
+        for difference in found:
+            tx.records.add_event(
+                Event(
+                    actor=PLATFORM,
+                    verb=f"reconcile.{difference.kind}",
+                    target=difference.subject,
+                    at=ctx.clock.now(),
+                    message=difference.message,
+                )
+            )
 
 
 def _reconcile_lease(ctx: Context, lease: Lease, job: Job | None) -> Difference | None:
     """A live lease belongs to a job that holds GPUs with this very attempt; anything else is a leak."""
     if job is not None and job.phase in HOLDING and job.attempt == lease.attempt:
         return None
+    try:
+        return _mend_lease(ctx, lease)
+    except FermionError as error:
+        log.warning("lease %s is not reconciled this time: %s", lease.id, error)
+        return None
+
+
+def _mend_lease(ctx: Context, lease: Lease) -> Difference | None:
     workloads = ctx.driver_of(lease.pool).workloads
     name = workload_name(lease.holder_id, lease.attempt)
     seen = workloads.look(name)
@@ -170,21 +201,31 @@ def _end_leaked(ctx: Context, lease: Lease, seen: Seen) -> bool:
     return ended
 
 
-def _reconcile_workloads(driver: Driver, open_jobs: dict[str, Job]) -> list[Difference]:
-    found = []
-    expected = {workload_name(job.id, job.attempt) for job in open_jobs.values()}
-    for name in driver.workloads.names():
-        if name in expected:
-            continue
-        if driver.workloads.look(name).state in GONE:
-            driver.workloads.remove(name)
-            continue
-        driver.workloads.remove(name)
-        found.append(Difference(kind="stray", subject=name, message="no open job has this workload; it was ended."))
-    for orphan in driver.workloads.orphans():
-        found.append(
+def _reconcile_cluster(ctx: Context, cluster: str, unknown: Sequence[str]) -> list[Difference]:
+    """End the workloads that no open job has, and processes that have no workload."""
+    driver, found = ctx.drivers[cluster], []
+    try:
+        for name in unknown:
+            if (difference := _end_stray(ctx, driver, name)) is not None:
+                found.append(difference)
+        orphans = driver.workloads.orphans()
+        found += [
             Difference(kind="orphan", subject=orphan, message="a process of ours with no runner; it was ended.")
-        )
-    if any(difference.kind == "orphan" for difference in found):
-        driver.workloads.end_orphans()
+            for orphan in orphans
+        ]
+        if orphans:
+            driver.workloads.end_orphans()
+    except FermionError as error:
+        log.warning("cluster %s is not wholly reconciled this time: %s", cluster, error)
     return found
+
+
+def _end_stray(ctx: Context, driver: Driver, name: str) -> Difference | None:
+    """Forget an ended workload; end any other. One that runs needs its grace: a later round forgets it."""
+    state = driver.workloads.look(name).state
+    if state in GONE:
+        driver.workloads.remove(name)
+        return None
+    why = "no open job has this workload"
+    driver.workloads.stop(name, grace=ctx.rules.default_policy.stop_grace, why=why)
+    return Difference(kind="stray", subject=name, message=f"{why}; it was {state} and was asked to end.")

@@ -1,7 +1,8 @@
 """Look after every job that has not ended: see its workload, take the move that is due, end leases of what is gone.
 
 The triggerer does this several times a second, ``sync_platform`` every 30 s; both may at once, the job's version decides.
-Nothing here remembers anything that matters: a ``Tender`` only caches how far it has read.
+Nothing here remembers anything that matters: how far a training's progress was read is stored with the job, a ``Tender``
+only keeps its own pace.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from fermion.domain.jobs import FINAL, HOLDING, Job, Move, Phase
 from fermion.domain.leases import TERM, HolderKind, Lease, LeasePhase, end, renew
 from fermion.domain.pools import Pool
 from fermion.domain.progress import parse
+from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import MetricPoint, StageSpan
-from fermion.domain.watching import Watched, decide, with_step
-from fermion.domain.workloads import Seen, Usage, WorkloadState, workload_name
+from fermion.domain.watching import Watched, could_move, decide, with_step
+from fermion.domain.workloads import Chunk, Seen, Usage, WorkloadState, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
-from fermion.usecases.admit import admit, leave_of
+from fermion.usecases.admit import admit_safely, leave_of
 from fermion.usecases.again import follows_in_its_run
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load, write_move
@@ -30,19 +32,23 @@ log = logging.getLogger(__name__)
 
 OPEN = frozenset(Phase) - FINAL
 GONE = frozenset({WorkloadState.EXITED, WorkloadState.LOST, WorkloadState.ABSENT})
-WRITE_EVERY = timedelta(seconds=1)
+READ_EVERY = timedelta(seconds=1)
 USAGE_EVERY = timedelta(seconds=5)
+INSIST_AFTER = timedelta(seconds=2)
+PREPARE_EVERY = timedelta(seconds=10)
+CHUNKS_AT_ONCE = 1000
+"""How many pieces of progress one look reads at most; the drivers keep far fewer of an attempt."""
 
 
 @dataclass(slots=True)
-class _Cursor:
-    """How far one workload's progress was read; rebuilt from the start of the file when lost."""
+class _Pace:
+    """When this caller last did what it does not do in every round, for one workload. None: not yet."""
 
-    offset: int = 0
-    line: int = 0
-    names: frozenset[str] = frozenset()
-    written_at: datetime | None = None
+    read_at: datetime | None = None
     usage_at: datetime | None = None
+    prepared_at: datetime | None = None
+    names: frozenset[str] | None = None
+    trouble: str = ""
 
 
 @dataclass(slots=True)
@@ -50,7 +56,7 @@ class Tender:
     """One caller's rounds over all open jobs."""
 
     ctx: Context
-    cursors: dict[str, _Cursor] = field(default_factory=dict)
+    paces: dict[str, _Pace] = field(default_factory=dict)
 
     def round(self) -> Mapping[str, Job]:
         """Look after every open job once; the jobs by id as they are afterwards (those that ended just now included)."""
@@ -60,10 +66,12 @@ class Tender:
             return {}
         with self.ctx.store.read() as tx:
             pools = self.ctx.pools(tx)
-        after = {job.id: self._tend_safely(job, pools) for job in jobs}
+        # What holds GPUs comes first: preparing another attempt may take a while.
+        ordered = sorted(jobs, key=lambda job: job.phase not in HOLDING)
+        after = {job.id: self._tend_safely(job, pools) for job in ordered}
         if any(job.phase is Phase.WAITING for job in after.values()):
-            self._admit_safely()
-        self._forget_cursors(after)
+            admit_safely(self.ctx)
+        self._forget_paces(after)
         return after
 
     def look_after(self, job_id: str) -> Job:
@@ -78,17 +86,24 @@ class Tender:
         return job if job.is_final else self._tend(job, pools)
 
     def _tend_safely(self, job: Job, pools: Mapping[str, Pool]) -> Job:
+        """The job after its turn; what goes wrong with one is told once and keeps nobody from looking after the others."""
+        pace, trouble = self._pace(job), ""
         try:
             return self._tend(job, pools)
         except FermionError as error:
-            log.warning("job %s could not be looked after this time: %s", job.id, error)
-            return job
+            trouble = str(error)
+            if trouble != pace.trouble:
+                log.warning("job %s could not be looked after this time: %s", job.id, error)
+        except Exception as error:
+            trouble = repr(error)
+            if trouble != pace.trouble:
+                log.exception("job %s could not be looked after", job.id)
+        finally:
+            pace.trouble = trouble
+        return job
 
-    def _admit_safely(self) -> None:
-        try:
-            admit(self.ctx)
-        except FermionError as error:
-            log.warning("the line could not be served this time: %s", error)
+    def _pace(self, job: Job) -> _Pace:
+        return self.paces.setdefault(workload_name(job.id, job.attempt), _Pace())
 
     def _tend(self, job: Job, pools: Mapping[str, Pool]) -> Job:
         if job.phase in HOLDING:
@@ -97,8 +112,24 @@ class Tender:
         if move is not None:
             return self._end_in_line(job, move)
         if job.phase is Phase.STAGING and (job.attempt > 1 or follows_in_its_run(self.ctx, job)):
-            return prepare(self.ctx, job.id)
+            return self._prepare_again(job)
         return job
+
+    def _prepare_again(self, job: Job) -> Job:
+        """Prepare an attempt that no task of the run prepares; what cannot be fetched by trying again ends the job."""
+        pace, now = self._pace(job), self.ctx.clock.now()
+        if pace.prepared_at is not None and now - pace.prepared_at < PREPARE_EVERY:
+            return job
+        pace.prepared_at = now
+        try:
+            return prepare(self.ctx, job.id)
+        except FermionError as error:
+            if error.retryable:
+                raise
+            message = f"Attempt {job.attempt} could not be prepared: {error.message}"
+            return self._end_in_line(
+                job, Move(to=Phase.FAILED, explanation=Explanation(Reason.STAGING_FAILED, message))
+            )
 
     def _end_in_line(self, job: Job, move: Move) -> Job:
         with self.ctx.store.begin() as tx:
@@ -113,19 +144,21 @@ class Tender:
         ctx, driver, name = self.ctx, self.ctx.driver_of(job.spec.pool), workload_name(job.id, job.attempt)
         lease = _lease_of(ctx, job)
         seen = driver.workloads.look(name)
-        if seen.state is WorkloadState.SUSPENDED and lease is not None:
+        is_wanted = job.phase is Phase.STARTING and job.stop_requested_at is None and job.preempted_for is None
+        if seen.state is WorkloadState.SUSPENDED and lease is not None and is_wanted:
             driver.workloads.resume(name, leave_of(lease, pools.get(job.spec.pool)))
             seen = driver.workloads.look(name)
         job = self._read_progress(driver, job, name, whole=seen.state in GONE)
+        if job.phase not in HOLDING or workload_name(job.id, job.attempt) != name:
+            return job  # somebody else moved it on meanwhile
         if lease is not None:
             lease = self._note_seen(job, lease, seen)
-        pool = pools.get(job.spec.pool)
         watched = Watched(
             job=job,
             policy=ctx.rules.policy(job.spec.pool),
             seen=seen,
             lease=lease,
-            other_nodes=pool is not None and sum(node.is_usable for node in pool.nodes) > 1,
+            other_nodes=could_move(job, pools.get(job.spec.pool), lease),
         )
         move = decide(watched, ctx.clock.now())
         if move is None:
@@ -138,7 +171,7 @@ class Tender:
         if job.phase is not Phase.STOPPING or seen.state in GONE:
             return
         grace = self.ctx.rules.policy(job.spec.pool).stop_grace
-        if self.ctx.clock.now() - job.changed_at > timedelta(seconds=2):
+        if self.ctx.clock.now() - job.changed_at > INSIST_AFTER:
             driver.workloads.stop(seen.name, grace=grace, why=job.explanation.message)
 
     def _carry_out(self, driver: Driver, watched: Watched, move: Move) -> Job:
@@ -150,13 +183,14 @@ class Tender:
                 return job
             if gone and watched.lease is not None:
                 end_lease(ctx, tx, watched.lease, seen, cause=str(move.explanation.reason))
+                tx.records.add_points(exit_points(job, seen))
                 _write_train_span(tx, watched.lease, seen, move)
         if move.to is Phase.STOPPING and seen is not None:
             grace = ctx.rules.policy(job.spec.pool).stop_grace
             driver.workloads.stop(seen.name, grace=grace, why=move.explanation.message)
         if gone:
             ctx.store.notify("leases", job.spec.pool)
-            self._admit_safely()
+            admit_safely(self.ctx)
         return moved
 
     def _note_seen(self, job: Job, lease: Lease, seen: Seen) -> Lease:
@@ -166,7 +200,7 @@ class Tender:
         noted = replace(lease, exec_at=lease.exec_at or exec_at)
         if seen.state is WorkloadState.RUNNING and lease.expires_at - now < TERM * 2 / 3:
             noted = renew(noted, now)
-        usage = self._due_usage(job, seen, now)
+        usage = self._due_usage(seen, self._pace(job), now)
         if noted != lease or usage is not None:
             with self.ctx.store.begin() as tx:
                 if noted != lease:
@@ -175,46 +209,61 @@ class Tender:
                     tx.records.add_points(usage_points(job, usage))
         return noted
 
-    def _due_usage(self, job: Job, seen: Seen, now: datetime) -> Usage | None:
-        cursor = self.cursors.setdefault(seen.name, _Cursor())
-        if seen.usage is None or (cursor.usage_at is not None and now - cursor.usage_at < USAGE_EVERY):
+    def _due_usage(self, seen: Seen, pace: _Pace, now: datetime) -> Usage | None:
+        if seen.usage is None or (pace.usage_at is not None and now - pace.usage_at < USAGE_EVERY):
             return None
-        cursor.usage_at = now
+        pace.usage_at = now
         return seen.usage
 
     def _read_progress(self, driver: Driver, job: Job, name: str, *, whole: bool) -> Job:
-        cursor = self.cursors.setdefault(name, _Cursor())
-        now = self.ctx.clock.now()
-        if not whole and cursor.written_at is not None and now - cursor.written_at < WRITE_EVERY:
+        """The job with what its training said since anybody last read; ``whole``: to the end of it."""
+        pace, now = self._pace(job), self.ctx.clock.now()
+        if not whole and pace.read_at is not None and now - pace.read_at < READ_EVERY:
             return job
-        while True:
-            chunk = driver.workloads.progress(name, offset=cursor.offset)
-            if chunk.next_offset == cursor.offset:
-                return job
-            job = self._write_progress(job, cursor, chunk.text, now)
-            cursor.offset, cursor.written_at = chunk.next_offset, now
-            if chunk.at_end or not whole:
-                return job
+        for _ in range(CHUNKS_AT_ONCE):
+            chunk = driver.workloads.progress(name, offset=job.progress.offset)
+            if chunk.next_offset == job.progress.offset:
+                break
+            pace.read_at = now
+            job = self._write_progress(job, pace, chunk, now)
+            if not whole or job.phase not in HOLDING or workload_name(job.id, job.attempt) != name:
+                break
+        return job
 
-    def _write_progress(self, job: Job, cursor: _Cursor, text: str, now: datetime) -> Job:
-        parsed = parse(text, job.progress, first_number=cursor.line, names=cursor.names, now=now)
+    def _write_progress(self, job: Job, pace: _Pace, chunk: Chunk, now: datetime) -> Job:
+        """Points, progress and how far was read, together or not at all: whoever reads on, no line counts twice."""
+        before = job.progress
+        names = pace.names if pace.names is not None else _known_names(self.ctx, job)
+        parsed = parse(chunk.text, before, first_number=before.lines, names=names, now=now)
+        progress = with_step(before, parsed.progress, parsed.next_number - before.lines, now)
+        progress = replace(progress, offset=chunk.next_offset, lines=parsed.next_number)
+        with self.ctx.store.begin() as tx:
+            saved = tx.jobs.save(replace(job, progress=progress))
+            if saved is None:
+                return load(tx, job.id)
+            tx.records.add_points(parsed.to_points(job.id, job.attempt))
+        pace.names = parsed.names
         for remark in parsed.remarks:
             log.info("job %s, progress line %s: %s (%s times)", job.id, remark.number, remark.message, remark.count)
-        progress = with_step(job.progress, parsed.progress, parsed.next_number - cursor.line)
-        with self.ctx.store.begin() as tx:
-            tx.records.add_points(parsed.to_points(job.id, job.attempt))
-            saved = tx.jobs.save(replace(job, progress=progress))
-        cursor.line, cursor.names = parsed.next_number, parsed.names
-        return saved or job
+        return saved
 
-    def _forget_cursors(self, after: Mapping[str, Job]) -> None:
+    def _forget_paces(self, after: Mapping[str, Job]) -> None:
         live = {workload_name(job.id, job.attempt) for job in after.values() if not job.is_final}
-        for name in set(self.cursors) - live:
-            del self.cursors[name]
+        for name in set(self.paces) - live:
+            del self.paces[name]
+
+
+def _known_names(ctx: Context, job: Job) -> frozenset[str]:
+    """The metric names that the attempt used so far."""
+    if not job.progress.lines:
+        return frozenset()
+    with ctx.store.read() as tx:
+        points = tx.records.points(job.id, kind="training")
+    return frozenset(point.name for point in points if point.attempt == job.attempt)
 
 
 def end_lease(ctx: Context, tx: Transaction, lease: Lease, seen: Seen | None, *, cause: str) -> bool:
-    """End a lease whose workload is gone; False when it had ended already. Writes the event with the held GPU-seconds."""
+    """End a lease whose workload is gone; False when it had ended already."""
     now = ctx.clock.now()
     record = seen.exit if seen is not None else None
     noted = replace(
@@ -240,6 +289,21 @@ def _write_train_span(tx: Transaction, lease: Lease, seen: Seen | None, move: Mo
             outcome="succeeded" if move.to is Phase.SAVING else str(move.explanation.reason),
         )
     )
+
+
+def exit_points(job: Job, seen: Seen | None) -> list[MetricPoint]:
+    """What only the exit record knows, kept for the report: the workload is forgotten soon after."""
+    record = seen.exit if seen is not None else None
+    if record is None:
+        return []
+    values = {"peak_memory": record.max_rss_mib, "cpu_time": record.cpu_seconds}
+    return [
+        MetricPoint(
+            job_id=job.id, attempt=job.attempt, number=0, kind="exit", name=name, value=value, at=record.exit_at
+        )
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
 def usage_points(job: Job, usage: Usage) -> list[MetricPoint]:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from time import monotonic
 
 from fermion.domain.jobs import Job
-from fermion.usecases.admit import admit
+from fermion.usecases.admit import admit_safely
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
 from fermion.usecases.prepare import prepare
@@ -17,7 +17,7 @@ def wait_for_grant(ctx: Context, job_id: str, *, patience: timedelta) -> Job:
     job = prepare(ctx, job_id)
     deadline = monotonic() + patience.total_seconds()
     while job.is_waiting:
-        admit(ctx)
+        admit_safely(ctx)
         with ctx.store.read() as tx:
             job = load(tx, job_id)
         left = deadline - monotonic()
