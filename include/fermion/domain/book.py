@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Protocol
 
 from fermion.domain.budgets import HOUR_S, Scope, Spent, budgets_for
 from fermion.domain.leases import Lease
@@ -33,6 +34,19 @@ class Excess:
     used: float
     most: float
     asked: float
+
+
+class Holder(Protocol):
+    """A lease, or a job that is taken to run."""
+
+    @property
+    def pool(self) -> str: ...
+    @property
+    def team(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def gpus(self) -> int: ...
 
 
 class Book:
@@ -64,9 +78,9 @@ class Book:
         self._count(job.pool, job.team, job.owner, job.gpus)
         self._promise(job.pool, job.team, job.owner, job.gpus, job.max_runtime)
 
-    def give_back(self, lease: Lease) -> None:
-        """Count the lease as ended. Budgets keep it: what was held was held."""
-        self._count(lease.pool, lease.team, lease.owner, -lease.gpus)
+    def give_back(self, holder: Holder) -> None:
+        """Count it as ended. Budgets keep it: what was held was held."""
+        self._count(holder.pool, holder.team, holder.owner, -holder.gpus)
 
     def over_limit(self, job: Waiting) -> Excess | None:
         """The first limit of the job's own user or team that it would cross now, or None."""

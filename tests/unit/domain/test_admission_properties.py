@@ -39,7 +39,28 @@ def pools(draw: st.DrawFn, *, plain: bool = False) -> Pool:
 
 
 @st.composite
-def lives(draw: st.DrawFn, *, priorities: tuple[int, ...] = (0, 0, 5), always_limited: bool = False) -> list[Arrival]:
+def cohorts(draw: st.DrawFn) -> list[Pool]:
+    """Two pools whose teams lend to each other."""
+    limits = st.one_of(st.none(), st.integers(0, 8))
+    found = []
+    for name in ("c/east", "c/west"):
+        teams = {
+            team: make_quota(draw(st.integers(0, 6)), borrowing=draw(limits), lending=draw(limits))
+            for team in ("a", "b")
+        }
+        nodes = draw(st.lists(st.sampled_from([4, 8]), min_size=1, max_size=2))
+        found.append(make_pool(name, nodes=nodes, cohort="both", teams=teams, head_grace=seconds(10)))
+    return found
+
+
+@st.composite
+def lives(
+    draw: st.DrawFn,
+    *,
+    priorities: tuple[int, ...] = (0, 0, 5),
+    always_limited: bool = False,
+    pool_ids: tuple[str, ...] = ("local/declared",),
+) -> list[Arrival]:
     """Jobs with when they come and how long they run: never longer than their ``max_runtime``, where they have one."""
     jobs = []
     for number in range(draw(st.integers(1, 14))):
@@ -49,6 +70,7 @@ def lives(draw: st.DrawFn, *, priorities: tuple[int, ...] = (0, 0, 5), always_li
             f"job-{number:02}",
             gpus=draw(GPUS),
             nodes=draw(st.sampled_from([1, 1, 1, 2])),
+            pool=draw(st.sampled_from(pool_ids)),
             owner=draw(st.sampled_from(["ann", "bob", "cat"])),
             team=draw(st.sampled_from(["a", "b", "c"])),
             priority=draw(st.sampled_from(priorities)),
@@ -108,14 +130,50 @@ def test_no_round_breaks_an_invariant_while_jobs_come_run_are_preempted_and_end(
         )
 
 
+def check_lending(simulation: Simulation, outcome: Round) -> None:
+    """Over the whole cohort, nobody draws more than what is lent and what is nobody's."""
+    check_invariants(simulation, outcome)
+    drawn = there = 0
+    for pool in simulation.pools:
+        quotas = pool.policy.teams
+        there += max(0, pool.capacity - sum(quota.nominal for quota in quotas.values()))
+        for team in ("a", "b", "c"):
+            quota = quotas.get(team, make_quota(0))
+            lent = quota.nominal if quota.lending_limit is None else min(quota.nominal, quota.lending_limit)
+            used = sum(x.gpus for x in simulation.leases.values() if (x.pool, x.team) == (pool.id, team))
+            there += lent
+            drawn += max(0, used - (quota.nominal - lent))
+    assert drawn <= there
+
+
+@SOME
+@given(pools=cohorts(), jobs=lives(pool_ids=("c/east", "c/west")))
+def test_no_round_lends_more_than_a_cohort_has(pools: list[Pool], jobs: list[Arrival]) -> None:
+    simulation = Simulation(pools, jobs, on_step=check_lending).run()
+    assert not simulation.leases
+    for job in simulation.waiting.values():
+        assert decide(make_snapshot(pools=pools, waiting=[job]), simulation.now).grants == ()
+
+
+@SOME
+@given(pools=cohorts(), jobs=lives(pool_ids=("c/east", "c/west"), priorities=(0,)))
+def test_heads_of_a_cohorts_lines_start_within_their_bounds(pools: list[Pool], jobs: list[Arrival]) -> None:
+    promises = Promises()
+    simulation = Simulation(pools, jobs, on_step=promises).run()
+    for job_id, (reservation, all_ended) in promises.first.items():
+        assert simulation.starts[job_id] <= all_ended
+        assert reservation.starts_by is None or simulation.starts[job_id] <= reservation.starts_by
+
+
 class Promises:
-    """Remembers the first reservation of every job, and what was held when it was made."""
+    """Remembers the first reservation of every job, and when all that was held then must have ended."""
 
     def __init__(self) -> None:
         self.first: dict[str, tuple[Reservation, datetime]] = {}
 
     def __call__(self, simulation: Simulation, outcome: Round) -> None:
-        last = max((simulation._ends_at[lease_id] for lease_id in simulation.leases), default=simulation.now)
+        ends = [lease.ends_by or simulation._ends_at[lease.id] for lease in simulation.leases.values()]
+        last = max(ends, default=simulation.now)
         for reservation in outcome.reservations:
             if reservation.why is ReservedFor.HEAD:
                 self.first.setdefault(reservation.job_id, (reservation, last))
