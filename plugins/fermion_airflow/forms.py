@@ -12,121 +12,170 @@ from airflow.sdk import Param
 
 def choices() -> dict[str, list[str]]:
     """Pools, images and datasets as the sync last wrote them; empty lists before the first sync."""
-    path = Path(os.environ.get("FERMION_STATE", "run")) / "choices.json"
+    path = _state() / "choices.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"pools": [], "images": [], "datasets": []}
-    return {key: [str(name) for name in found.get(key, [])] for key in ("pools", "images", "datasets")}
+        found = None
+    known = found if isinstance(found, dict) else {}
+    return {key: [str(name) for name in known.get(key) or []] for key in ("pools", "images", "datasets")}
 
 
 def train_form() -> dict[str, Param]:
-    """The fields of a training request, in the order a person thinks of them."""
+    """The fields of a training request, in the order a person thinks of them. Untouched it trains the example, where that is."""
     known = choices()
     return {
         "name": Param(
-            "training", type="string", title="Name", description="What you call it.", minLength=1, maxLength=63
+            "training", type="string", title="Name", description="What you call it.", minLength=1, maxLength=100
         ),
-        "pool": _choice(known["pools"], "GPU pool", "Whose GPUs it runs on."),
-        "image": _choice(known["images"], "Image", "What it runs in."),
+        **_code_fields(),
+        "image": _choice(known["images"], "Image", "What it runs in: the Python environment or container."),
         "datasets": Param(
             known["datasets"][:1],
             type=["array", "null"],
             title="Datasets",
-            description="Staged read-only; the code finds each in FERMION_DATA_DIR/<name>.",
+            description="Choose any number. Your code finds each in the folder FERMION_DATA_DIR/<name>, read-only.",
             examples=known["datasets"],
         ),
-        **_code_fields(),
-        **_resource_fields(),
-        "checkpoint": Param(
-            None,
-            type=["null", "string"],
-            title="Resume from",
-            description="The id of a job whose last checkpoint to start from, or empty.",
-        ),
+        **_resource_fields(known["pools"]),
+        **_limit_fields(),
     }
 
 
 def _code_fields() -> dict[str, Param]:
+    example = _example_repository()
     return {
         "repository": Param(
-            "", type="string", title="Git repository", description="https, ssh; embedded also file://."
+            example,
+            type="string",
+            title="Git repository",
+            description="Where your training code is, such as https://github.com/you/code.git or git@host:you/code.git."
+            + (" Filled in is the example of this installation." if example else ""),
         ),
         "ref": Param(
-            "main", type="string", title="Branch, tag or commit", description="Pinned to a commit at the check."
+            "main",
+            type="string",
+            title="Branch, tag or commit",
+            description="What it means now is what is trained, also if the branch moves on while the job waits.",
         ),
         "entrypoint": Param(
-            "train.py",
+            "python train.py",
             type="string",
             title="Entrypoint",
-            description="A script of the repository with fixed arguments; no shell.",
+            description="The command that trains, run in the repository's folder. No shell: write arguments as they are.",
         ),
         "hyperparameters": Param(
             {},
             type="object",
             title="Hyperparameters",
-            description="Reach the code as --key value and as the JSON file FERMION_PARAMETERS.",
+            description='Such as {"epochs": 10, "lr": 0.01}: given to the entrypoint as --epochs 10 --lr 0.01.',
         ),
         "output_model": Param(
-            "",
+            "digits" if example else "",
             type="string",
             title="Model",
-            description="Its name in the model repository; the version is given there.",
+            description="The name to publish it under, such as vision/digits; each training makes its next version.",
         ),
     }
 
 
-def _resource_fields() -> dict[str, Param]:
+def _resource_fields(pools: list[str]) -> dict[str, Param]:
+    section = "GPUs"
     return {
-        "gpus_per_node": Param(1, type="integer", minimum=1, title="GPUs per node"),
-        "nodes": Param(1, type="integer", minimum=1, title="Nodes"),
-        "priority": Param(
-            0, type="integer", minimum=-1000, maximum=1000, title="Priority", description="Higher goes first."
+        "pool": _choice(pools, "GPU pool", "Which GPUs it runs on: cluster / GPU model.", section=section),
+        "gpus_per_node": Param(
+            1,
+            type="integer",
+            minimum=1,
+            title="GPUs per node",
+            description="Whole GPUs of one machine.",
+            section=section,
         ),
-        "team": Param("default", type="string", title="Team", description="Whose quota it counts against."),
-        "memory_mib": Param(
-            None,
-            type=["null", "integer"],
-            minimum=16,
-            title="Memory (MiB)",
-            description="Ended beyond it; empty: the default.",
+        "nodes": Param(
+            1, type="integer", minimum=1, title="Nodes", description="Machines; all start together.", section=section
+        ),
+        "priority": Param(
+            0,
+            type="integer",
+            minimum=-1000,
+            maximum=1000,
+            title="Priority",
+            description="-1000 to 1000. Higher goes first and may take GPUs from preemptible jobs below it.",
+            section=section,
         ),
         "preemptible": Param(
             True,
             type="boolean",
             title="Preemptible",
-            description="A higher priority may take its GPUs; it resumes later.",
+            description="A job of higher priority may take its GPUs; it then goes on later from its last checkpoint.",
+            section=section,
         ),
-        "queue_timeout": Param(
-            None, type=["null", "string"], title="Queue timeout", description="Such as 30m: gives up waiting after it."
-        ),
-        "max_runtime": Param(
-            None,
-            type=["null", "string"],
-            title="Max runtime",
-            description="Such as 90s, 30m, 12h; lets it start earlier in gaps.",
+        "team": Param(
+            "default", type="string", title="Team", description="Whose quota it counts against.", section=section
         ),
     }
 
 
-def _choice(names: list[str], title: str, description: str) -> Param:
+def _limit_fields() -> dict[str, Param]:
+    section = "Limits and resuming"
+    return {
+        "max_runtime": Param(
+            None,
+            type=["null", "string"],
+            title="Longest run",
+            description="Such as 90s, 30m, 12h: ended beyond it. A job that says so may start earlier, in gaps.",
+            section=section,
+        ),
+        "queue_timeout": Param(
+            None,
+            type=["null", "string"],
+            title="Longest wait",
+            description="Such as 30m, 12h: gives up when no GPU was free for so long. Empty: the pool's default.",
+            section=section,
+        ),
+        "memory_mib": Param(
+            None,
+            type=["null", "integer"],
+            minimum=16,
+            title="Memory (MiB)",
+            description="Ended when it takes more. Empty: the platform's default.",
+            section=section,
+        ),
+        "checkpoint": Param(
+            None,
+            type=["null", "string"],
+            title="Resume from",
+            description="The id of an earlier job, such as job-20261124-001, whose last checkpoint to start from.",
+            section=section,
+        ),
+    }
+
+
+def _choice(names: list[str], title: str, description: str, **more: Any) -> Param:
     if not names:
-        return Param(
-            "", type="string", title=title, description=f"{description} (No choices yet: the first sync lists them.)"
-        )
-    extra: dict[str, Any] = {"enum": names}
-    return Param(names[0], type="string", title=title, description=description, **extra)
+        description = f"{description} (No choices yet: the first sync lists them within a minute.)"
+        return Param("", type="string", title=title, description=description, **more)
+    return Param(names[0], type="string", title=title, description=description, enum=names, **more)
+
+
+def _state() -> Path:
+    return Path(os.environ.get("FERMION_STATE", "run")).resolve()
+
+
+def _example_repository() -> str:
+    """The example's URL where it was made, else an empty string."""
+    place = _state() / "examples" / "digits.git"
+    return f"file://{place}" if place.exists() else ""
 
 
 def digits_request(**changes: object) -> dict[str, object]:
     """The request of the example in ``include/examples/digits``, for the DAGs that train it again."""
-    state = Path(os.environ.get("FERMION_STATE", "run")).resolve()
     return {
         "name": "digits",
         "pool": "local/declared",
         "image": "digits:1",
         "datasets": ["digits"],
-        "repository": f"file://{state}/examples/digits.git",
+        "repository": f"file://{_state()}/examples/digits.git",
         "ref": "main",
         "entrypoint": "python train.py",
         "hyperparameters": {"epochs": 10},

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 ATTEMPTS_AT_ONCE = timedelta(seconds=3)
 """How long ``wait_for_gpus`` polls before it defers: a deferral costs a second or two, most grants come sooner."""
 
+ENDED = frozenset({"success", "failed", "upstream_failed", "skipped", "removed"})
+"""States of a task that will not run again unless it is cleared."""
+
 
 class PlatformOperator(BaseOperator):
     """A task that calls the platform. Subclasses say what to do in ``work``; errors become Airflow's here, once."""
@@ -126,9 +129,20 @@ class Enqueue(JobOperator):
         return check(platform, job.id)
 
     def _will_train(self, context: Mapping[str, Any]) -> bool:
-        """Whether ``train`` was cleared together with this task."""
-        states = context["ti"].get_task_states(dag_id=self.dag_id, task_ids=["train"], run_ids=[context["run_id"]])
-        return states.get(context["run_id"], {}).get("train") not in {"success", "failed", "upstream_failed", "skipped"}
+        """Whether ``train`` was cleared together with this task.
+
+        Raises:
+            AirflowFailException: it was, but not what publishes the model that it would make.
+        """
+        run_id = context["run_id"]
+        wanted = ["train", "save_model"]
+        states = context["ti"].get_task_states(dag_id=self.dag_id, task_ids=wanted, run_ids=[run_id]).get(run_id, {})
+        will_train, will_save = (states.get(task_id) not in ENDED for task_id in wanted)
+        if will_train and not will_save:
+            raise AirflowFailException(
+                "`train` was cleared without `save_model`: its model would be lost. Clear `train` with its downstream tasks."
+            )
+        return will_train
 
 
 class PullImage(JobOperator):
@@ -207,6 +221,9 @@ class SaveModel(JobOperator):
         job = self.job_of(platform, context)
         version = save_model(platform, job.id)
         self.log.info("Published %s, %s.", version.path, version.checksum)
+        if job.is_final and self.was_cleared(context):
+            self.outlets = []  # it was announced when it was published
+            return
         announcement = context["outlet_events"][MODELS]
         announcement.extra = {"path": version.path, "checksum": version.checksum, "job": job.id}
         announcement.add_partitions(version.path)

@@ -42,22 +42,33 @@ class Board:
         Raises:
             NotFound: the run carries no job.
         """
-        from fermion.usecases.queries import job_of_run
-
         self._waiting += 1
         self._start()
         try:
-            job: Job = await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
-            while not is_reached(job):
+            job = await self._load(dag_id, run_id)
+            while job is None or not is_reached(job):
                 async with self._changed:
                     await self._changed.wait()
-                if job.id in self._jobs:
+                if job is not None and job.id in self._jobs:
                     job = self._jobs[job.id]
                 else:
-                    job = await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
+                    job = await self._load(dag_id, run_id)
             return job
         finally:
             self._waiting -= 1
+
+    async def _load(self, dag_id: str, run_id: str) -> Job | None:
+        """The run's job; None while the database does not answer, which must not end anybody's wait."""
+        from fermion.errors import FermionError
+        from fermion.usecases.queries import job_of_run
+
+        try:
+            return await asyncio.to_thread(job_of_run, self._platform, dag_id, run_id)
+        except FermionError as error:
+            if not error.retryable:
+                raise
+            log.warning("The job of run %s cannot be read this time: %s", run_id, error)
+            return None
 
     def _start(self) -> None:
         if self._loop is None or self._loop.done():
