@@ -86,8 +86,6 @@ def _start(say: Callable[[str], None]) -> dict[str, str]:
 
     port = os.environ.get("FERMION_PORT")
     up = local_platform(os.environ).up(port=int(port) if port else None, say=lambda text: say(f"  {text}"))
-    for note in up.notes:
-        say(note)
     say(f"Fermion is up: {up.url}")
     return {"url": up.url, "user": up.user, "password_file": str(up.password_file)}
 
