@@ -5,8 +5,6 @@ What must be true afterwards of every row (0 GPUs leaked, no orphan, a restart w
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -245,11 +243,10 @@ def _kill_task(live: Live, *, supervisor: bool) -> Job:
     holder = live.submit(hyperparameters=LONG, gpus=live.slots)
     live.wait_for(holder.id, "running")
     job = live.submit()
-    live.wait_for(job.id, "waiting")
-    processes = wait_until(lambda: live.task_processes("wait_for_gpus"), what="the task's processes")
-    for each in processes:
-        if (each.parent() in processes) is not supervisor:
-            os.kill(each.pid, signal.SIGKILL)
+    process = wait_until(lambda: live.task_process(job.id, "wait_for_gpus"), what="the task's process")
+    victim = process.parent() if supervisor else process
+    assert victim is not None
+    victim.kill()
     ended = live.wait_for_end(job.id, within_s=180)
     live.wait_for_end(holder.id)
     return ended

@@ -230,9 +230,11 @@ class Live:
         name = f"{job.id}-a{job.attempt}"
         return [each for each in psutil.process_iter() if _environ(each).get("FERMION_WORKLOAD") == name]
 
-    def task_processes(self, task_id: str) -> list[psutil.Process]:
-        """Airflow's processes that run this task now: the supervisor and, below it, the task itself."""
-        return [each for each in self._mine() if task_id in " ".join(_cmdline(each))]
+    def task_process(self, run_id: str, task_id: str) -> psutil.Process | None:
+        """Airflow's process that runs this task now, below its supervisor; None while there is none."""
+        found = self.call("GET", f"/api/v2/dags/train_model/dagRuns/{run_id}/taskInstances/{task_id}")
+        title = f"airflow worker -- {found.json().get('id')}"
+        return next((each for each in self._mine() if " ".join(_cmdline(each)).strip() == title), None)
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this installation, trainings included."""
