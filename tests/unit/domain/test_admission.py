@@ -26,7 +26,7 @@ from fermion.domain.admission import RULE_VERSION, Round, Snapshot, decide, wait
 from fermion.domain.budgets import Scope, Spent
 from fermion.domain.fairshare import OwnerUse, Use
 from fermion.domain.jobs import Phase
-from fermion.domain.line import ReservedFor
+from fermion.domain.line import Reservation, ReservedFor
 from fermion.domain.pools import Budget
 from fermion.domain.reasons import Reason
 from fermion.errors import NotFound
@@ -272,6 +272,32 @@ def test_a_kept_reservation_goes_before_newer_jobs_with_a_better_share() -> None
     assert reason_of(later, "small") is Reason.WAITING_BEHIND_RESERVATION
 
 
+@pytest.mark.parametrize(
+    ("ends_by_s", "nodes"),
+    [
+        pytest.param((None, None), ("n1",), id="stays where nobody knows more"),
+        pytest.param((60, 60), ("n1",), id="stays where the others are not sooner"),
+        pytest.param((59, 60), ("n0",), id="moves to what is certainly sooner"),
+        pytest.param((59, None), ("n0",), id="moves from the unknown to the known"),
+        pytest.param((None, 60), ("n1",), id="stays where its time is known"),
+    ],
+)
+def test_a_kept_reservation_moves_only_to_what_is_certainly_sooner(
+    ends_by_s: tuple[int | None, int | None], nodes: tuple[str, ...]
+) -> None:
+    leases = [
+        make_lease(f"l{n}", gpus=8, node=f"n{n}", ends_by=None if ends_s is None else at(ends_s))
+        for n, ends_s in enumerate(ends_by_s)
+    ]
+    kept = Reservation(
+        job_id="head", pool="local/declared", nodes=("n1",), gpus_per_node=8, starts_by=None, made_at=at(-9)
+    )
+    head = make_waiting("head", gpus=8, waited_s=400)
+    snapshot = make_snapshot(pools=[make_pool(nodes=[8, 8])], waiting=[head], leases=leases, reservations=(kept,))
+    (reservation,) = decide(snapshot, NOW).reservations
+    assert (reservation.nodes, reservation.made_at) == (nodes, at(-9))
+
+
 # --- preemption -----------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +332,42 @@ def test_a_victim_that_already_ends_for_the_job_is_not_asked_again_nor_replaced(
     outcome = decide(snapshot, NOW)
     assert outcome.preemptions == ()
     assert outcome.explain("hi").reason is Reason.ABOUT_TO_PREEMPT
+
+
+@pytest.mark.parametrize(
+    ("on_n0", "on_n1", "victims"),
+    [
+        pytest.param({"priority": 2}, {"priority": 1}, ["n1-a"], id="the lower priority"),
+        pytest.param({"gpus": 2}, {"gpus": 4}, ["n1-a"], id="one victim rather than two"),
+        pytest.param({}, {}, ["n0-a"], id="the first by name where all is equal"),
+    ],
+)
+def test_victims_are_taken_on_the_node_where_that_costs_least(
+    on_n0: dict[str, int], on_n1: dict[str, int], victims: list[str]
+) -> None:
+    leases = []
+    for node, changes in (("n0", on_n0), ("n1", on_n1)):
+        gpus = changes.get("gpus", 4)
+        for name, first in zip("ab", range(0, 4, gpus), strict=False):
+            leases.append(make_lease(f"{node}-{name}", node=node, first=first, **{"gpus": gpus, **changes}))
+    job = make_waiting("hi", gpus=4, priority=3)
+    outcome = decide(make_snapshot(pools=[make_pool(nodes=[4, 4])], waiting=[job], leases=leases), NOW)
+    assert [list(preemption.lease_ids) for preemption in outcome.preemptions] == [victims]
+
+
+def test_a_later_job_may_use_what_a_preemption_leaves_over() -> None:
+    waiting = [make_waiting("hi", gpus=4, priority=1), make_waiting("low", gpus=2)]
+    leases = [make_lease("victim", gpus=4), make_lease("fixed", gpus=2, first=4, priority=9)]
+    outcome = decide(make_snapshot(waiting=waiting, leases=leases), NOW)
+    assert [preemption.lease_ids for preemption in outcome.preemptions] == [("victim",)]
+    assert [grant.job_id for grant in outcome.grants] == ["low"]
+
+
+def test_a_preemption_keeps_the_time_when_it_was_decided() -> None:
+    first = make_snapshot(waiting=[make_waiting("hi", gpus=8, priority=1)], leases=[make_lease("a", gpus=8)])
+    kept = decide(first, at(-5)).reservations
+    later = replace(first, ending={"a": "hi"}, reservations=kept)
+    assert decide(later, NOW).reservations == kept
 
 
 def test_gpus_freed_by_the_first_of_two_victims_are_kept_for_the_preemptor() -> None:

@@ -80,6 +80,20 @@ def test_a_run_that_outlives_all_before_it_goes_on_for_up_to_as_long_again() -> 
     assert 20 <= runs.draw("p", 1, Random(1), ran=20) <= 40
 
 
+def test_few_past_runs_make_a_wider_forecast_than_many_of_the_same_lengths() -> None:
+    jobs = [make_waiting(f"job-{n:02}", gpus=8, owner="bob", waited_s=100 - n) for n in range(40)]
+    lengths = [60, 80, 100, 120, 140]
+
+    def width_s(repeats: int) -> float:
+        past = [replace(lease, id=f"{lease.id}-{ran}") for ran in lengths for lease in history(repeats, ran_s=ran)]
+        last = expected_starts(make_snapshot(waiting=jobs), history=past, now=NOW, futures=200)["job-39"]
+        assert last.p50 is not None
+        assert last.p90 is not None
+        return (last.p90 - last.p50).total_seconds()
+
+    assert width_s(1) > 2 * width_s(40)
+
+
 def test_the_same_seed_gives_the_same_forecast() -> None:
     jobs = [make_waiting(f"job-{n}", gpus=4, waited_s=n) for n in range(6)]
     past = [*history(7, ran_s=50, gpus=4), *history(9, ran_s=170, gpus=4)]
