@@ -40,8 +40,9 @@ def sync_platform(ctx: Context) -> Sequence[Difference]:
     """One whole round. A cluster that does not answer keeps its last state; the others go on."""
     for name, driver in sorted(ctx.drivers.items()):
         sync_nodes(ctx, name, driver)
+    abandoned = reconcile_runs(ctx)  # before the round: a job that no run carries is not moved on once more
     Tender(ctx).round()
-    found = [*reconcile_runs(ctx), *reconcile(ctx)]
+    found = [*abandoned, *reconcile(ctx)]
     for difference in found:
         log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
     write_choices(ctx)
