@@ -216,38 +216,57 @@ def test_another_process_wakes_us(start: Start, database: SqlStore) -> None:
 # --- forks ----------------------------------------------------------------------------------------------------------
 
 
-def fork(work: Callable[[], bool]) -> int:
-    """A child that exits with 0 when the work answered True."""
-    child = os.fork()
-    if child == 0:
-        code = 2
-        try:
-            code = 0 if work() else 1
-        finally:
-            os._exit(code)
-    return child
+Fork = Callable[[Callable[[], bool]], "Child"]
 
 
-def end_of(child: int) -> int:
-    """Its exit code; a child that does not end in time is killed."""
-    until = time.monotonic() + LIMIT_S
-    while time.monotonic() < until:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+class Child:
+    """A forked process that exits with 0 when its work answered True."""
+
+    def __init__(self, work: Callable[[], bool]) -> None:
+        self._pid = os.fork()
+        if self._pid == 0:
+            code = 2
+            try:
+                code = 0 if work() else 1
+            finally:
+                os._exit(code)
+
+    def end(self, *, within_s: float = LIMIT_S) -> int:
+        """Its exit code; one that does not end in time is killed."""
+        until = time.monotonic() + within_s
+        while self._pid:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            if pid:
+                self._pid = 0
+                return os.waitstatus_to_exitcode(status)
+            if time.monotonic() >= until:
+                os.kill(self._pid, signal.SIGKILL)
+            time.sleep(0.01)
+        return 0
 
 
-def test_a_forked_child_and_its_parent_share_no_connection(database: SqlStore) -> None:
+@pytest.fixture
+def fork() -> Iterator[Fork]:
+    """Fork a child; whatever becomes of the test, none is left."""
+    children: list[Child] = []
+
+    def start(work: Callable[[], bool]) -> Child:
+        children.append(Child(work))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end(within_s=0)
+
+
+def test_a_forked_child_and_its_parent_share_no_connection(database: SqlStore, fork: Fork) -> None:
     def add(job_id: str) -> bool:
         with database.begin() as tx:
             return tx.jobs.add(make_job(job_id))
 
     database.wait(["gpus"], timedelta(0))
     assert add("job-parent")
-    assert end_of(fork(lambda: add("job-child"))) == 0
+    assert fork(lambda: add("job-child")).end() == 0
     assert add("job-parent-again")
     database.notify("gpus")
     assert database.wait(["gpus"], seconds(LIMIT_S)) == "gpus"
@@ -255,7 +274,7 @@ def test_a_forked_child_and_its_parent_share_no_connection(database: SqlStore) -
         assert {job.id for job in tx.jobs.find()} == {"job-parent", "job-child", "job-parent-again"}
 
 
-def test_a_child_and_its_parent_may_talk_at_the_same_time(database: SqlStore) -> None:
+def test_a_child_and_its_parent_may_talk_at_the_same_time(database: SqlStore, fork: Fork) -> None:
     with database.read() as tx:  # leaves a connection in the pool that both could take
         tx.jobs.find()
     (heard, said), (go, let_go) = os.pipe(), os.pipe()
@@ -272,12 +291,12 @@ def test_a_child_and_its_parent_may_talk_at_the_same_time(database: SqlStore) ->
         with database.read() as tx:
             assert tx.jobs.find() == []
     os.write(let_go, b"x")
-    assert end_of(child) == 0
+    assert child.end() == 0
     with database.read() as tx:
         assert len(tx.jobs.find()) == 1
 
 
-def test_a_child_forked_while_a_thread_writes_can_write_after_it(database: SqlStore) -> None:
+def test_a_child_forked_while_a_thread_writes_can_write_after_it(database: SqlStore, fork: Fork) -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -296,12 +315,12 @@ def test_a_child_forked_while_a_thread_writes_can_write_after_it(database: SqlSt
         threading.Timer(0.2, leave.set).start()
         child = fork(add)
         held.result(timeout=LIMIT_S)
-    assert end_of(child) == 0
+    assert child.end() == 0
     with database.read() as tx:
         assert {job.id for job in tx.jobs.find()} == {"job-parent", "job-child"}
 
 
-def test_a_child_forked_inside_a_transaction_does_not_end_it(database: SqlStore) -> None:
+def test_a_child_forked_inside_a_transaction_does_not_end_it(database: SqlStore, fork: Fork) -> None:
     with database.begin() as tx:
         tx.jobs.add(make_job())
 
@@ -309,7 +328,7 @@ def test_a_child_forked_inside_a_transaction_does_not_end_it(database: SqlStore)
             with database.read() as mine:
                 return mine.jobs.find() == []
 
-        assert end_of(fork(look)) == 0
+        assert fork(look).end() == 0
         tx.jobs.add(make_job("job-20260302-002"))
     with database.read() as tx:
         assert len(tx.jobs.find()) == 2
