@@ -35,8 +35,8 @@ def decide(watched: Watched, now: datetime) -> Move | None:
     """The move that is due, or None. The first rule that matches wins.
 
     In line: 1. a stop was asked for; 2. the queue timeout has passed.
-    Holding a lease: 3. the workload ended: by its exit record; 4. it is lost: a fresh attempt while some are left, else
-    failed; 5. it was asked to end and lives: nothing; 6. a stop was asked for; 7. it is being preempted; 8. not started in
+    Holding a lease: 3. the workload ended: by its exit record; 4. it is lost: a fresh attempt while some are left (and
+    nobody asked for a stop), else failed; 5. it was asked to end and lives: nothing; 6. a stop was asked for; 7. it is being preempted; 8. not started in
     time; 9. its process is seen for the first time; 10. it ran too long; 11. it makes no progress.
     """
     job = watched.job
@@ -52,8 +52,8 @@ def decide(watched: Watched, now: datetime) -> Move | None:
 
 def _decide_in_line(job: Job, policy: PoolPolicy, now: datetime) -> Move | None:
     if job.stop_requested_at is not None:
-        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by} before it started.")
-    limit = job.spec.queue_timeout or policy.queue_timeout
+        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by} while it waited for GPUs.")
+    limit = _shorter(job.spec.queue_timeout, policy.queue_timeout)
     if limit is not None and job.queued_at is not None and job.started_at is None and now - job.queued_at > limit:
         waited = (now - job.queued_at).total_seconds()
         return _fail(
@@ -173,8 +173,11 @@ def _decide_too_long(watched: Watched, seen: Seen, now: datetime) -> Move | None
 
 def runtime_limit(job: Job, policy: PoolPolicy) -> timedelta | None:
     """The shorter of what the job asks and what the pool allows; None when neither limits it."""
-    limits = [limit for limit in (job.spec.max_runtime, policy.max_runtime) if limit is not None]
-    return min(limits) if limits else None
+    return _shorter(job.spec.max_runtime, policy.max_runtime)
+
+
+def _shorter(asked: timedelta | None, allowed: timedelta | None) -> timedelta | None:
+    return min((limit for limit in (asked, allowed) if limit is not None), default=None)
 
 
 def abandon(job: Job, message: str, *, failed: StageSpan | None = None) -> Move | None:
@@ -233,6 +236,8 @@ def with_step(before: Progress, after: Progress, lines: int, now: datetime) -> P
 
 def _retry(watched: Watched, reason: Reason, message: str) -> Move:
     job = watched.job
+    if job.stop_requested_at is not None:
+        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by}.")
     if job.attempt >= watched.policy.max_attempts:
         return _fail(
             reason, f"{message} This was attempt {job.attempt} of {watched.policy.max_attempts}.", attempt=job.attempt
