@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,11 +65,11 @@ ten_tasks()
 class Side:
     """One engine with its running Airflow."""
 
-    engine: str
     url: str
     password: str
     logs: Path
     store: str
+    components: Sequence[Component]
 
 
 @contextmanager
@@ -95,36 +96,52 @@ def running(engine: str, parallelism: int, folder: Path) -> Iterator[Side]:
         env |= {"AIRFLOW__CORE__PARALLELISM": str(parallelism), "FERMION_DATABASE_URL": store}
         migrate(store)
         subprocess.run([AIRFLOW_COMMAND, "db", "migrate"], env=env, check=True, capture_output=True, timeout=300)
-        for name in AIRFLOW:
-            start(stack, [AIRFLOW_COMMAND, name], env=env, log=layout.logs / f"{name}.log")
+        components = [Component([AIRFLOW_COMMAND, name], env=env, log=layout.logs / f"{name}.log") for name in AIRFLOW]
+        for component in components:
+            stack.callback(component.stop)
         password = keys.passwords["admin"]
         wait_until_healthy(AirflowApi(addresses.url, user="admin", password=password))
-        yield Side(engine=engine, url=addresses.url, password=password, logs=layout.state, store=store)
+        yield Side(url=addresses.url, password=password, logs=layout.state, store=store, components=components)
 
 
 def start_postgres(stack: ExitStack, postgres: EmbeddedPostgres, logs: Path) -> None:
     """Run the server as the installation does, until the stack closes."""
     account = postgres.prepare()
     as_whom = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-    start(
-        stack, postgres.command(account), env=dict(os.environ), log=logs / "postgres.log", cwd=postgres.data, **as_whom
-    )
+    log = logs / "postgres.log"
+    server = Component(postgres.command(account), env=dict(os.environ), log=log, cwd=postgres.data, **as_whom)
+    stack.callback(server.stop)
     if not postgres.wait(timedelta(seconds=60)):
         raise TimeoutError("Postgres does not answer")
     postgres.make_databases()
 
 
-def start(stack: ExitStack, command: list[str], *, env: dict[str, str], log: Path, **options: Any) -> None:
-    """A process that is ended, with all its children, when the stack closes."""
-    file = stack.enter_context(log.open("w"))
-    process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT, **options)
+class Component:
+    """A process that is started again when it ends, as the supervisor does, and counted."""
 
-    def stop() -> None:
-        here = psutil.Process(process.pid)
-        end([here, *here.children(recursive=True)], grace_s=5)
-        process.wait(10)
+    def __init__(self, command: list[str], *, env: dict[str, str], log: Path, **options: Any) -> None:
+        self._command = command
+        self._options = {"env": env, "stderr": subprocess.STDOUT, **options}
+        self._log = log
+        self.restarts = 0
+        self._process = self._spawn()
 
-    stack.callback(stop)
+    def revive(self) -> None:
+        """Start it again if it has ended."""
+        if self._process.poll() is not None:
+            self.restarts += 1
+            self._process = self._spawn()
+
+    def stop(self) -> None:
+        """End it and all its children."""
+        if self._process.poll() is None:
+            here = psutil.Process(self._process.pid)
+            end([here, *here.children(recursive=True)], grace_s=5)
+        self._process.wait(10)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as file:
+            return subprocess.Popen(self._command, stdout=file, **self._options)
 
 
 def wait_until_healthy(api: AirflowApi) -> None:
@@ -151,6 +168,8 @@ def measure(side: Side, runs: int, within_s: float) -> dict[str, object]:
         while (states := states_of(client, "dagRuns", "dag_runs")).get("running", 0) + states.get("queued", 0):
             if time.monotonic() - began > within_s:
                 break
+            for component in side.components:
+                component.revive()
             time.sleep(1)
         seconds = time.monotonic() - began
         tasks = states_of(client, "dagRuns/~/taskInstances", "task_instances")
@@ -163,6 +182,7 @@ def measure(side: Side, runs: int, within_s: float) -> dict[str, object]:
         "tasks_lost": runs * TASKS - tasks.get("success", 0),
         "events_written": written_events(side.store),
         "lock_errors_logged": lock_errors(side.logs),
+        "components_that_ended": sum(component.restarts for component in side.components),
     }
 
 
@@ -205,6 +225,7 @@ def main() -> int:
     asked.add_argument("--within", type=float, default=900, help="seconds for all runs of one engine")
     asked.add_argument("--engines", nargs="+", default=["sqlite", "postgres"], choices=["sqlite", "postgres"])
     given = asked.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended then too
     for engine in given.engines:
         # Below a folder that the account of Postgres can enter.
         with tempfile.TemporaryDirectory(prefix="fermion-bench-", ignore_cleanup_errors=True) as name:
