@@ -1,8 +1,8 @@
 """Once a day: forget what its retention has ended."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, CronTriggerTimetable
 
 from fermion_airflow.operators.upkeep import KeepHouse
 
@@ -16,8 +16,8 @@ the ledger are never touched.
 
 with DAG(
     dag_id="keep_house",
-    schedule="17 3 * * *",
-    start_date=datetime(2026, 1, 1),  # noqa: DTZ001 Airflow reads it as UTC
+    # Not at once on a fresh installation: it has nothing to forget, and its owner is looking at something else.
+    schedule=CronTriggerTimetable("17 3 * * *", timezone="UTC", run_immediately=False),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

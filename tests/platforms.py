@@ -11,6 +11,7 @@ from builders import NOW, make_node
 from fermion.adapters.machine import ChoicesFile
 from fermion.adapters.memory.clock import MemoryClock
 from fermion.adapters.memory.driver import MemoryDatasetSource, MemoryDriver
+from fermion.adapters.memory.outages import Line
 from fermion.adapters.memory.runs import MemoryRuns
 from fermion.adapters.memory.store import MemoryStore
 from fermion.adapters.models.local import LocalModels
@@ -50,7 +51,8 @@ class Platform:
 
     def __post_init__(self) -> None:
         self.clock = MemoryClock()
-        self.source = MemoryDatasetSource()
+        self.source_line = Line("the dataset source")
+        self.source = MemoryDatasetSource(self.source_line)
         self.source.put("file:///srv/data/digits", {"digits.csv": b"1,2,3"})
         self.driver = MemoryDriver(self.clock, nodes=[make_node(gpus=2)], source=self.source)
         self.driver.images.put(

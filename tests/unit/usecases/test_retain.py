@@ -1,0 +1,144 @@
+"""What keeping house forgets, and what it never touches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from fermion.domain.records import Event
+from fermion.domain.retention import Retention
+from fermion.errors import OutsideUnavailable
+from fermion.usecases.report import write_report
+from fermion.usecases.retain import retain
+from platforms import Platform
+
+DAY = timedelta(days=1)
+WEEK = Retention(runs=7 * DAY, workloads=7 * DAY, events=7 * DAY, decisions=7 * DAY, points=7 * DAY, reports=7 * DAY)
+
+
+@dataclass
+class Upkeep:
+    """An engine that writes down what it was asked to forget. Keeps ``ports.EngineUpkeep``."""
+
+    asked: list[tuple[datetime, tuple[str, ...]]] = field(default_factory=list)
+    answers: bool = True
+
+    def forget(self, before: datetime, *, dags: Sequence[str] = ()) -> str:
+        if not self.answers:
+            raise OutsideUnavailable("the engine is away")
+        self.asked.append((before, tuple(dags)))
+        return "runs"
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Platform:
+    return Platform(tmp_path, WEEK)
+
+
+def has_folder(platform: Platform, job_id: str) -> bool:
+    return platform.driver.space.has_checkpoint(job_id)
+
+
+def ended(platform: Platform, run_id: str, **changes: object) -> str:
+    """A completed job with a checkpoint and a report."""
+    job = platform.start(platform.submit(run_id, **changes))
+    platform.driver.space.write(platform.driver.space.checkpoints(job.id), {"last.ckpt": b"state"})
+    job = platform.finish(job)
+    write_report(platform.ctx, job.id)
+    return job.id
+
+
+def test_folders_and_reports_go_when_their_age_is_passed_and_not_before(platform: Platform) -> None:
+    job_id = ended(platform, "r1")
+    platform.clock.advance(7 * DAY)
+    retain(platform.ctx)
+    assert has_folder(platform, job_id)
+    platform.clock.advance(timedelta(seconds=1))
+    assert any("folders of 1 jobs" in line for line in retain(platform.ctx))
+    assert not has_folder(platform, job_id)
+    assert platform.ctx.reports.page(job_id) is None
+
+
+def test_a_published_model_and_the_ledger_stay(platform: Platform) -> None:
+    job_id = ended(platform, "r1")
+    platform.clock.advance(400 * DAY)
+    retain(platform.ctx)
+    version = platform.ctx.models.get("digits", 1)
+    assert version is not None
+    assert list(platform.ctx.models.verify(version)) == []
+    with platform.ctx.store.read() as tx:
+        assert [entry.gpus for entry in tx.leases.ledger()] == [1, -1]
+    assert platform.job(job_id).model_version == 1
+
+
+def test_a_checkpoint_that_an_open_job_resumes_from_stays_until_that_has_ended(platform: Platform) -> None:
+    old = ended(platform, "r1")
+    resumed = platform.submit("r2", checkpoint=old)
+    platform.clock.advance(30 * DAY)
+    retain(platform.ctx)
+    assert has_folder(platform, old)
+    platform.finish(platform.start(resumed))
+    retain(platform.ctx)
+    assert not has_folder(platform, old)
+
+
+def test_each_job_is_looked_at_once_after_it_came_of_age(platform: Platform) -> None:
+    ended(platform, "r1")
+    platform.clock.advance(8 * DAY)
+    assert any("folders" in line for line in retain(platform.ctx))
+    assert not any("folders" in line for line in retain(platform.ctx))
+    ended(platform, "r2")
+    platform.clock.advance(8 * DAY)
+    assert any("folders of 1 jobs" in line for line in retain(platform.ctx))
+
+
+def test_more_jobs_than_one_page_are_all_forgotten(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fermion.usecases.retain.PAGE", 2)
+    ids = [ended(platform, f"r{number}") for number in range(5)]
+    platform.clock.advance(8 * DAY)
+    retain(platform.ctx)
+    assert [job_id for job_id in ids if has_folder(platform, job_id)] == []
+
+
+def test_old_events_go_and_young_ones_stay(platform: Platform) -> None:
+    with platform.ctx.store.begin() as tx:
+        for name, age in (("old", 8 * DAY), ("young", 6 * DAY)):
+            tx.records.add_event(Event(actor="ann", verb="said", target=name, at=platform.clock.now() - age))
+    retain(platform.ctx)
+    with platform.ctx.store.read() as tx:
+        assert [event.target for _, event in tx.records.events()] == ["young"]
+
+
+def test_without_a_retention_nothing_is_ever_forgotten(tmp_path: Path) -> None:
+    platform = Platform(tmp_path)
+    job_id = ended(platform, "r1")
+    platform.clock.advance(4000 * DAY)
+    assert retain(platform.ctx) == []
+    assert has_folder(platform, job_id)
+
+
+def test_the_engine_forgets_old_runs_and_sooner_those_of_the_upkeep(platform: Platform) -> None:
+    upkeep = Upkeep()
+    now = platform.clock.now()
+    retain(replace(platform.ctx, upkeep=upkeep))
+    assert upkeep.asked == [(now - DAY, ("sync_platform", "keep_house")), (now - 7 * DAY, ())]
+
+
+def test_the_engine_keeps_everything_since_the_oldest_open_job_began(platform: Platform) -> None:
+    upkeep = Upkeep()
+    job = platform.submit("r1")
+    platform.clock.advance(40 * DAY)
+    retain(replace(platform.ctx, upkeep=upkeep))
+    assert upkeep.asked[-1] == (job.submitted_at, ())
+
+
+def test_an_engine_that_does_not_answer_fails_the_round_after_everything_else_was_done(platform: Platform) -> None:
+    job_id = ended(platform, "r1")
+    platform.clock.advance(8 * DAY)
+    with pytest.raises(OutsideUnavailable, match="away"):
+        retain(replace(platform.ctx, upkeep=Upkeep(answers=False)))
+    assert not has_folder(platform, job_id)
