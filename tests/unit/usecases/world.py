@@ -13,6 +13,7 @@ from builders import NOW, make_node, make_policy, seconds
 from fermion.adapters.machine import ChoicesFile
 from fermion.adapters.memory.clock import MemoryClock
 from fermion.adapters.memory.driver import MemoryDatasetSource, MemoryDriver
+from fermion.adapters.memory.outages import Line
 from fermion.adapters.memory.runs import MemoryRuns
 from fermion.adapters.memory.store import MemoryStore
 from fermion.adapters.models.local import LocalModels
@@ -54,7 +55,8 @@ class World:
         **policy: Any,
     ) -> None:
         self.clock = MemoryClock(NOW)
-        self.source = MemoryDatasetSource()
+        self.source_line = Line("the dataset source")
+        self.source = MemoryDatasetSource(self.source_line)
         self.driver = MemoryDriver(self.clock, nodes=nodes or [make_node("n0", gpus=gpus)], source=self.source)
         self.runs = MemoryRuns()
         self.models = LocalModels(folder / "models", reserve=0)
