@@ -1,4 +1,4 @@
-"""An Airflow home of the tests' own. Imported before the first ``import airflow``; no test here touches its database."""
+"""An Airflow home of the tests' own. Imported before the first ``import airflow``; its database has no tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ os.environ.update(
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        # A place that cannot be opened: whatever reaches for the metadata database fails loudly.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nonexistent/airflow.db",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
     }
 )

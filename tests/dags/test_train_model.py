@@ -64,8 +64,8 @@ def test_training_begins_and_ends_in_its_trigger(dag: Any) -> None:
 
 
 def test_only_saving_announces_a_model(dag: Any) -> None:
-    assert {task.task_id: [asset.uri for asset in task.outlets] for task in dag.tasks if task.outlets} == {
-        "save_model": ["fermion://models/"]
+    assert {task.task_id: [asset.name for asset in task.outlets] for task in dag.tasks if task.outlets} == {
+        "save_model": ["fermion_models"]
     }
 
 
