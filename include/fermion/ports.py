@@ -62,6 +62,24 @@ class Jobs(Protocol):
         """Write if the stored version is still ``job.version``; the job with its new version, or None for a lost race."""
         ...
 
+    def save_all(self, jobs: Sequence[Job]) -> Mapping[str, Job]:
+        """``save`` of many different jobs at once, their specs, pins and runs unchanged: those written, by id; the others lost."""
+        ...
+
+    def get_all(
+        self, ids: Collection[str], *, pools: Collection[str] | None = None, phases: Collection[Phase] | None = None
+    ) -> Sequence[Job]:
+        """Those of the jobs that exist (in these pools and phases), by id, to be written: nobody else changes them meanwhile."""
+        ...
+
+    def pools(self, phases: Collection[Phase]) -> frozenset[str]:
+        """The pools that have jobs in one of these phases."""
+        ...
+
+    def preempted(self) -> Mapping[str, str]:
+        """Jobs that hold GPUs and were asked to end for another one: their ids, and the other's."""
+        ...
+
     def find(
         self,
         *,
@@ -83,12 +101,20 @@ class Leases(Protocol):
         """A fencing token greater than every one before it."""
         ...
 
+    def next_tokens(self, count: int) -> Sequence[int]:
+        """That many tokens, ascending."""
+        ...
+
     def add(self, lease: Lease) -> None:
         """Insert a held lease and its ledger entry (+gpus).
 
         Raises:
             Conflict: the holder's attempt has a lease already, or one of the devices is held by a live lease.
         """
+        ...
+
+    def add_all(self, leases: Sequence[Lease]) -> None:
+        """``add`` of many at once, in their order. After a Conflict the transaction must be given up."""
         ...
 
     def end(self, lease: Lease) -> bool:
@@ -167,6 +193,13 @@ class Records(Protocol):
         """Events with their sequence number greater than ``after``, oldest first."""
         ...
 
+    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
+        """The newest event's number, and the targets of those after ``after`` (None: of none).
+
+        Whoever goes on from that number misses no event that is committed later.
+        """
+        ...
+
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """Append metric points; those already there (job, attempt, kind, number, name) are skipped. How many were new."""
         ...
@@ -177,6 +210,10 @@ class Records(Protocol):
 
     def put_span(self, span: StageSpan) -> None:
         """Insert or replace by (job, attempt, stage)."""
+        ...
+
+    def put_spans(self, spans: Sequence[StageSpan]) -> None:
+        """``put_span`` of many different stages at once."""
         ...
 
     def spans(self, job_id: str) -> Sequence[StageSpan]:

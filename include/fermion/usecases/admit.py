@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice
 from uuid import uuid4
 
 from fermion.domain import fairshare
 from fermion.domain.admission import RULE_VERSION, Grant, Preemption, Reservation, Round, Snapshot, decide, waiting_of
 from fermion.domain.budgets import longest_window, spent
 from fermion.domain.fairshare import Use
-from fermion.domain.jobs import HOLDING, IN_LINE, Job, Move, Phase
+from fermion.domain.jobs import Job, Move, Phase
 from fermion.domain.leases import TERM, HolderKind, Lease
+from fermion.domain.line import Waiting
 from fermion.domain.payloads import from_payload, to_payload
 from fermion.domain.pools import Pool
 from fermion.domain.quota import cohort_of
@@ -26,7 +26,8 @@ from fermion.domain.workloads import workload_name
 from fermion.errors import FermionError
 from fermion.ports import Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import PLATFORM, write_move
+from fermion.usecases.lines import Line, is_told, keep_line, take_line
+from fermion.usecases.moving import PLATFORM, write_moves
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,16 @@ REMEMBERED_HALF_LIVES = 5
 """How far back leases are read when no earlier round left its decayed use: older use weighs less than 3 %."""
 
 REPLAYABLE_JOBS = 200
-"""A round over a longer line is stored with a digest of its inputs instead of the inputs."""
+"""A round over a longer line is stored with names and a digest of its inputs instead of the inputs."""
 
 TOLD_AT_ONCE = 100
 """How many jobs of the line have their stored reason refreshed by one round; `explain` computes any job's at once."""
+
+TOLD_EVERY = timedelta(seconds=1)
+"""How often the first in line are asked whether their reason changed; a job that is new in line is told at once."""
+
+REMEMBERED_FOR = timedelta(seconds=10)
+"""How long a round's memory may stand while nothing is granted or ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +66,13 @@ class Granted:
 def admit(ctx: Context) -> Sequence[Granted]:
     """Everything that could be granted now, resumed. Repeating it at once grants nothing more."""
     with ctx.store.read() as tx:
-        line = tx.jobs.find(phases=IN_LINE)
-        if not any(job.phase is Phase.WAITING for job in line):
+        wanted = tx.jobs.pools({Phase.WAITING})
+        if not wanted:
             return ()
         pools = ctx.pools(tx)
-        groups = group_pools(pools, {job.spec.pool for job in line})
-    _tell_poolless(ctx, [job for job in line if job.spec.pool not in pools])
+        groups = group_pools(pools, wanted)
+        poolless = [job for pool in wanted - pools.keys() for job in tx.jobs.find(phases={Phase.WAITING}, pool=pool)]
+    _tell_poolless(ctx, poolless)
     granted: list[Granted] = []
     for cohort, members in groups.items():
         granted += _admit_cohort(ctx, cohort, members)
@@ -88,7 +96,7 @@ def without_pool(job: Job, now: datetime) -> Explanation:
 
 def _tell_poolless(ctx: Context, jobs: Sequence[Job]) -> None:
     """Say of jobs whose pool is gone that no round decides about them; they keep their place until it is back."""
-    untold = [job for job in jobs if job.phase is Phase.WAITING and job.explanation.reason is not Reason.MISCONFIGURED]
+    untold = [job for job in jobs if job.explanation.reason is not Reason.MISCONFIGURED]
     if not untold:
         return
     with ctx.store.begin() as tx:
@@ -125,50 +133,46 @@ def leave_of(lease: Lease, pool: Pool | None) -> Leave:
 def _admit_cohort(ctx: Context, cohort: str, pools: Sequence[Pool]) -> list[Granted]:
     with ctx.store.begin(exclusive=f"admission:{cohort}") as tx:
         now = ctx.clock.now()
-        ids = {pool.id for pool in pools}
-        waiting = (job for job in tx.jobs.find(phases=IN_LINE) if job.spec.pool in ids)
-        line = {job.id: job for job in waiting if job.stop_requested_at is None}
-        snapshot = take_snapshot(ctx, tx, cohort, pools, line.values(), now)
+        line = take_line(ctx, tx, cohort, pools, now)
+        memory = recall(tx, cohort)
+        snapshot = take_snapshot(tx, pools, line.waiting, memory, now)
         made = decide(snapshot, now)
-        round_id = _keep_round(tx, cohort, snapshot, made)
-        granted = [_grant(ctx, tx, line[grant.job_id], grant, made, round_id) for grant in made.grants]
+        reasons = _due_reasons(line, made)
+        fresh = _read_to_write(tx, line, {*reasons, *(grant.job_id for grant in made.grants)})
+        round_id = _keep_round(tx, cohort, snapshot, line, made)
+        granted = _grant_all(ctx, tx, fresh, made, round_id)
         for preemption in made.preemptions:
             _ask_victims(tx, preemption, round_id, now)
-        _tell(tx, line, made, round_id, now)
-        _remember(tx, cohort, Memory(use=snapshot.use, reservations=made.reservations), now)
-    return [each for each in granted if each is not None]
+        _tell(tx, line, [(fresh[each], reasons[each]) for each in reasons if each in fresh], round_id, now)
+        _remember(tx, cohort, memory, Memory(use=snapshot.use, reservations=made.reservations), made)
+    keep_line(ctx, cohort, line)
+    return granted
 
 
 def take_snapshot(
-    ctx: Context, tx: Transaction, cohort: str, pools: Sequence[Pool], line: Iterable[Job], now: datetime
+    tx: Transaction, pools: Sequence[Pool], waiting: tuple[Waiting, ...], memory: Memory | None, now: datetime
 ) -> Snapshot:
-    """All that a round of this cohort is decided from, read in one transaction."""
-    ids = {pool.id for pool in pools}
-    leases = tuple(lease for lease in tx.leases.live() if lease.pool in ids)
-    memory = _recall(tx, cohort)
+    """All that a round of these pools is decided from, read in one transaction."""
     lives = fairshare.half_lives(pools)
-    reach = max(lives.values()) * REMEMBERED_HALF_LIVES
-    recent = tx.leases.overlapping(memory.use.at if memory else now - reach)
+    since = memory.use.at if memory else now - max(lives.values()) * REMEMBERED_HALF_LIVES
+    recent = [lease for pool in pools for lease in tx.leases.overlapping(since, pool=pool.id)]
     window = longest_window(pools)
-    for_budgets = tx.leases.overlapping(now - window) if window else ()
+    budgeted = pools if window else ()
+    for_budgets = [lease for pool in budgeted for lease in tx.leases.overlapping(now - window, pool=pool.id)]
+    leases = tuple(lease for lease in recent if lease.is_live)
     return Snapshot(
         pools=tuple(pools),
-        waiting=tuple(waiting_of(job, ctx.rules.policy(job.spec.pool)) for job in line),
+        waiting=waiting,
         leases=leases,
         ending=_ending(tx, leases),
-        use=fairshare.decayed(
-            [lease for lease in recent if lease.pool in ids],
-            half_lives=lives,
-            now=now,
-            since=memory.use if memory else None,
-        ),
-        spent=spent([lease for lease in for_budgets if lease.pool in ids], pools, now),
+        use=fairshare.decayed(recent, half_lives=lives, now=now, since=memory.use if memory else None),
+        spent=spent(for_budgets, pools, now),
         reservations=memory.reservations if memory else (),
     )
 
 
 def _ending(tx: Transaction, leases: Sequence[Lease]) -> dict[str, str]:
-    asked = {job.id: job.preempted_for for job in tx.jobs.find(phases=HOLDING) if job.preempted_for is not None}
+    asked = tx.jobs.preempted()
     return {
         lease.id: asked[lease.holder_id]
         for lease in leases
@@ -176,18 +180,32 @@ def _ending(tx: Transaction, leases: Sequence[Lease]) -> dict[str, str]:
     }
 
 
-def _grant(ctx: Context, tx: Transaction, job: Job, grant: Grant, made: Round, round_id: str) -> Granted | None:
-    now = made.decided_at
-    explanation = made.explain(job.id)
-    moved = write_move(
-        ctx,
-        tx,
-        job,
-        Move(to=Phase.STARTING, explanation=Explanation(Reason.GRANTED, explanation.message, explanation.numbers)),
-    )
-    if moved is None:
-        return None
-    lease = Lease(
+def _read_to_write(tx: Transaction, line: Line, ids: set[str]) -> dict[str, Job]:
+    """The jobs as stored, kept from being changed by others until the commit."""
+    fresh = {job_id: line.fresh[job_id] for job_id in ids & line.fresh.keys()}
+    return fresh | {job.id: job for job in tx.jobs.get_all(ids - fresh.keys())}
+
+
+def _grant_all(ctx: Context, tx: Transaction, fresh: Mapping[str, Job], made: Round, round_id: str) -> list[Granted]:
+    """Move, lease, span and decision of each, every kind in one statement. A job that is not waiting any more gets nothing."""
+    asked = [(fresh[grant.job_id], grant) for grant in made.grants if grant.job_id in fresh]
+    waiting = [(job, grant) for job, grant in asked if job.phase is Phase.WAITING and job.stop_requested_at is None]
+    why = {job.id: made.explain(job.id) for job, _ in waiting}
+    moved = write_moves(ctx, tx, [(job, Move(to=Phase.STARTING, explanation=why[job.id])) for job, _ in waiting])
+    granted = [
+        Granted(moved[job.id], _lease(job, grant, token, made.decided_at))
+        for (job, grant), token in zip(waiting, tx.leases.next_tokens(len(waiting)), strict=True)
+        if job.id in moved
+    ]
+    tx.leases.add_all([each.lease for each in granted])
+    tx.records.put_spans([_waited(job, made.decided_at) for job, _ in waiting if job.id in moved])
+    for each in granted:
+        tx.records.add_decision(_decision("admit", each.job.id, "granted", why[each.job.id], round_id, made.decided_at))
+    return granted
+
+
+def _lease(job: Job, grant: Grant, token: int, now: datetime) -> Lease:
+    return Lease(
         id=f"lease-{workload_name(job.id, job.attempt)}",
         holder_kind=HolderKind.JOB,
         holder_id=job.id,
@@ -195,7 +213,7 @@ def _grant(ctx: Context, tx: Transaction, job: Job, grant: Grant, made: Round, r
         owner=job.spec.owner,
         team=job.spec.team,
         pool=grant.pool,
-        token=tx.leases.next_token(),
+        token=token,
         slices=grant.slices,
         granted_at=now,
         expires_at=now + TERM,
@@ -203,19 +221,17 @@ def _grant(ctx: Context, tx: Transaction, job: Job, grant: Grant, made: Round, r
         preemptible=job.spec.preemptible,
         ends_by=grant.ends_by,
     )
-    tx.leases.add(lease)
-    tx.records.put_span(
-        StageSpan(
-            job_id=job.id,
-            attempt=job.attempt,
-            stage="wait_for_gpus",
-            started_at=job.changed_at,
-            ended_at=now,
-            outcome="succeeded",
-        )
+
+
+def _waited(job: Job, until: datetime) -> StageSpan:
+    return StageSpan(
+        job_id=job.id,
+        attempt=job.attempt,
+        stage="wait_for_gpus",
+        started_at=job.changed_at,
+        ended_at=until,
+        outcome="succeeded",
     )
-    tx.records.add_decision(_decision("admit", job.id, "granted", explanation, round_id, now))
-    return Granted(moved, lease)
 
 
 def _ask_victims(tx: Transaction, preemption: Preemption, round_id: str, now: datetime) -> None:
@@ -236,14 +252,32 @@ def _ask_victims(tx: Transaction, preemption: Preemption, round_id: str, now: da
         )
 
 
-def _tell(tx: Transaction, line: Mapping[str, Job], made: Round, round_id: str, now: datetime) -> None:
-    """Refresh the stored reason of jobs that still wait, where it changed."""
-    for job_id, explanation in made.explanations(limit=TOLD_AT_ONCE).items():
-        job = line.get(job_id)
-        if job is None or job.phase is not Phase.WAITING or job.explanation.reason is explanation.reason:
-            continue
-        if tx.jobs.save(replace(job, explanation=explanation)) is not None:
-            tx.records.add_decision(_decision("admit", job_id, "waits", explanation, round_id, now))
+def _due_reasons(line: Line, made: Round) -> dict[str, Explanation]:
+    """The reasons to be stored now: of jobs that were never told theirs, and each second of the first in line that changed."""
+    granted = {grant.job_id for grant in made.grants}
+    new = [job_id for job_id in islice(line.untold, TOLD_AT_ONCE + len(granted)) if job_id not in granted]
+    due = {job_id: made.explain(job_id) for job_id in new[:TOLD_AT_ONCE]}
+    if line.told_at is None or made.decided_at - line.told_at >= TOLD_EVERY:
+        line.told_at = made.decided_at
+        for job_id, explanation in made.explanations(limit=TOLD_AT_ONCE).items():
+            if line.places[job_id].reason is not explanation.reason:
+                due[job_id] = explanation
+    return due
+
+
+def _tell(
+    tx: Transaction, line: Line, reasons: Sequence[tuple[Job, Explanation]], round_id: str, now: datetime
+) -> None:
+    """Store why these jobs wait, in one statement. Of one that stages, or that another process told the same, nothing."""
+    due = []
+    for job, why in reasons:
+        if is_told(job) and job.explanation.reason is why.reason:
+            line.tell(job.id, why.reason)
+        elif job.phase is Phase.WAITING:
+            due.append(replace(job, explanation=why))
+    for job in tx.jobs.save_all(due).values():
+        tx.records.add_decision(_decision("admit", job.id, "waits", job.explanation, round_id, now))
+        line.tell(job.id, job.explanation.reason)
 
 
 def _decision(kind: str, subject: str, verdict: str, why: Explanation, round_id: str, now: datetime) -> Decision:
@@ -261,12 +295,12 @@ def _decision(kind: str, subject: str, verdict: str, why: Explanation, round_id:
     )
 
 
-def _keep_round(tx: Transaction, cohort: str, snapshot: Snapshot, made: Round) -> str:
+def _keep_round(tx: Transaction, cohort: str, snapshot: Snapshot, line: Line, made: Round) -> str:
     """Store what a round that changed something was decided from; its id."""
     round_id = uuid4().hex
     if not made.grants and not made.preemptions:
         return round_id
-    payload = snapshot.to_payload() if len(snapshot.waiting) <= REPLAYABLE_JOBS else {"digest": _digest(snapshot)}
+    is_short = len(snapshot.waiting) <= REPLAYABLE_JOBS
     tx.records.add_decision(
         Decision(
             id=round_id,
@@ -277,22 +311,33 @@ def _keep_round(tx: Transaction, cohort: str, snapshot: Snapshot, made: Round) -
             message=f"{len(snapshot.waiting)} jobs in line, {sum(lease.gpus for lease in snapshot.leases)} GPUs held.",
             rule_version=RULE_VERSION,
             decided_at=made.decided_at,
-            inputs=payload,
+            inputs=snapshot.to_payload() if is_short else _named_inputs(snapshot, line),
             numbers=made.to_payload(explain=[grant.job_id for grant in made.grants]),
         )
     )
     return round_id
 
 
-def _digest(snapshot: Snapshot) -> str:
-    text = json.dumps(snapshot.to_payload(), sort_keys=True, default=str)
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+def _named_inputs(snapshot: Snapshot, line: Line) -> dict[str, object]:
+    """What a long line was: everybody in line at that event, whose marks sum up to the digest, beside these leases."""
+    return {
+        "event": line.event,
+        "line": len(snapshot.waiting),
+        "line_digest": f"{line.digest:032x}",
+        "leases": [lease.id for lease in snapshot.leases],
+        "reservations": to_payload(snapshot.reservations),
+    }
 
 
-def _recall(tx: Transaction, cohort: str) -> Memory | None:
+def recall(tx: Transaction, cohort: str) -> Memory | None:
+    """What the cohort's last round left."""
     kept = tx.records.memory(f"admission:{cohort}")
     return None if kept is None else from_payload(Memory, kept)
 
 
-def _remember(tx: Transaction, cohort: str, memory: Memory, now: datetime) -> None:
-    tx.records.put_memory(f"admission:{cohort}", to_payload(memory), now=now)
+def _remember(tx: Transaction, cohort: str, before: Memory | None, after: Memory, made: Round) -> None:
+    """Write the memory, unless nothing happened since it was written lately: use is then computed from the older one."""
+    is_same = before is not None and before.reservations == after.reservations and not made.grants
+    if is_same and before is not None and made.decided_at - before.use.at < REMEMBERED_FOR:
+        return
+    tx.records.put_memory(f"admission:{cohort}", to_payload(after), now=made.decided_at)

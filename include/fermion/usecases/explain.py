@@ -5,8 +5,9 @@ from __future__ import annotations
 from fermion.domain.admission import decide
 from fermion.domain.jobs import IN_LINE, Job
 from fermion.domain.reasons import Explanation
-from fermion.usecases.admit import group_pools, take_snapshot, without_pool
+from fermion.usecases.admit import group_pools, recall, take_snapshot, without_pool
 from fermion.usecases.context import Context
+from fermion.usecases.lines import read_line
 from fermion.usecases.moving import load
 
 
@@ -34,10 +35,10 @@ def _in_line(ctx: Context, job: Job) -> Explanation:
         groups = group_pools(ctx.pools(tx), {job.spec.pool})
         now = ctx.clock.now()
         for cohort, pools in groups.items():
-            ids = {pool.id for pool in pools}
-            line = [each for each in tx.jobs.find(phases=IN_LINE) if each.spec.pool in ids]
-            if any(each.id == job.id for each in line):
-                return decide(take_snapshot(ctx, tx, cohort, pools, line, now), now).explain(job.id)
+            line = read_line(ctx, tx, pools, now)
+            if job.id in line.places:
+                snapshot = take_snapshot(tx, pools, line.waiting, recall(tx, cohort), now)
+                return decide(snapshot, now).explain(job.id)
             job = load(tx, job.id)
             return job.explanation
     return without_pool(job, now)

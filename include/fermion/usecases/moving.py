@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,25 +33,36 @@ def load(tx: Transaction, job_id: str) -> Job:
 
 def write_move(ctx: Context, tx: Transaction, job: Job, move: Move, *, actor: str = PLATFORM) -> Job | None:
     """The moved job as stored, or None when somebody else changed it first (the caller looks again)."""
-    now = ctx.clock.now()
-    moved = tx.jobs.save(apply(job, move, now))
+    moved = tx.jobs.save(apply(job, move, ctx.clock.now()))
     if moved is not None:
-        tx.records.add_event(
-            Event(
-                actor=actor,
-                verb=f"job.{move.to}",
-                target=job.id,
-                at=now,
-                message=move.explanation.message,
-                data={
-                    "from": str(job.phase),
-                    "to": str(move.to),
-                    "reason": str(move.explanation.reason),
-                    "attempt": moved.attempt,
-                },
-            )
-        )
+        tx.records.add_event(_told(job, moved, move, actor))
     return moved
+
+
+def write_moves(ctx: Context, tx: Transaction, moves: Sequence[tuple[Job, Move]]) -> dict[str, Job]:
+    """``write_move`` of many different jobs at once: the moved ones by id; the others lost their race."""
+    now = ctx.clock.now()
+    saved = tx.jobs.save_all([apply(job, move, now) for job, move in moves])
+    for job, move in moves:
+        if job.id in saved:
+            tx.records.add_event(_told(job, saved[job.id], move, PLATFORM))
+    return dict(saved)
+
+
+def _told(job: Job, moved: Job, move: Move, actor: str) -> Event:
+    return Event(
+        actor=actor,
+        verb=f"job.{move.to}",
+        target=job.id,
+        at=moved.changed_at,
+        message=move.explanation.message,
+        data={
+            "from": str(job.phase),
+            "to": str(move.to),
+            "reason": str(move.explanation.reason),
+            "attempt": moved.attempt,
+        },
+    )
 
 
 def settle(ctx: Context, job_id: str, write: Callable[[Transaction, Job], Job | None]) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from itertools import islice
@@ -10,7 +10,7 @@ from itertools import islice
 from fermion.adapters.memory.jsonlike import as_json
 from fermion.adapters.memory.tables import Draft
 from fermion.adapters.wording import clean
-from fermion.domain.jobs import Job, Phase
+from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.errors import Conflict, NotFound
 
 
@@ -58,6 +58,32 @@ class MemoryJobs:
         if stored.run != saved.run:
             self._carry(saved, before=stored.run)
         return saved
+
+    def save_all(self, jobs: Sequence[Job]) -> Mapping[str, Job]:
+        """One after the other."""
+        saved = (self.save(job) for job in jobs)
+        return {job.id: job for job in saved if job is not None}
+
+    def get_all(
+        self, ids: Collection[str], *, pools: Collection[str] | None = None, phases: Collection[Phase] | None = None
+    ) -> Sequence[Job]:
+        """By id; the only writer need not keep others away."""
+        jobs = self._draft.see("jobs")
+        found = [jobs[job_id] for job_id in sorted(ids) if job_id in jobs]
+        return [
+            job
+            for job in found
+            if (pools is None or job.spec.pool in pools) and (phases is None or job.phase in phases)
+        ]
+
+    def pools(self, phases: Collection[Phase]) -> frozenset[str]:
+        """Of all jobs in these phases."""
+        return frozenset(job.spec.pool for job in self._draft.see("jobs").values() if job.phase in phases)
+
+    def preempted(self) -> Mapping[str, str]:
+        """Of those that hold GPUs."""
+        jobs = self._draft.see("jobs").values()
+        return {job.id: job.preempted_for for job in jobs if job.phase in HOLDING and job.preempted_for is not None}
 
     def _open_jobs(self, run: tuple[str, str]) -> list[str]:
         jobs = self._draft.see("jobs")

@@ -24,6 +24,15 @@ class MemoryLeases:
         """Counted within the transaction."""
         return self._draft.next("lease-token")
 
+    def next_tokens(self, count: int) -> Sequence[int]:
+        """One after the other."""
+        return [self.next_token() for _ in range(count)]
+
+    def add_all(self, leases: Sequence[Lease]) -> None:
+        """One after the other."""
+        for lease in leases:
+            self.add(lease)
+
     def add(self, lease: Lease) -> None:
         """Insert; when it is refused nothing of it is left."""
         if not lease.is_live:

@@ -62,6 +62,13 @@ class MemoryRecords:
         )
         return list(islice(found, limit))
 
+    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
+        """From the newest number back."""
+        events = self._draft.see("events")
+        newest = max(events, default=0)
+        since = newest if after is None else after
+        return newest, frozenset(event.target for number, event in events.items() if number > since)
+
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """Skip those that are there."""
         stored = self._draft.write("points")
@@ -82,6 +89,11 @@ class MemoryRecords:
     def put_span(self, span: StageSpan) -> None:
         """Insert or replace."""
         self._draft.write("spans")[span.job_id, span.attempt, span.stage] = span
+
+    def put_spans(self, spans: Sequence[StageSpan]) -> None:
+        """One after the other."""
+        for span in spans:
+            self.put_span(span)
 
     def spans(self, job_id: str) -> Sequence[StageSpan]:
         """By start."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 
@@ -12,7 +12,7 @@ from fermion.adapters.sql.codec import job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
-from fermion.domain.jobs import Job, Phase
+from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.errors import Conflict, NotFound
 
 _BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
@@ -22,7 +22,19 @@ _BY_RUN = (
     .order_by(jobs.c.seq.desc())
     .limit(1)
 )
+_BY_IDS = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id)
+_BY_IDS = _BY_IDS.with_for_update()
+_VERSIONS = select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+_VERSIONS = _VERSIONS.order_by(jobs.c.id).with_for_update()
+_POOLS = select(jobs.c.pool).distinct().where(jobs.c.phase.in_(bindparam("phases", expanding=True)))
+_PREEMPTED = select(jobs.c.id, jobs.c.preempted_for).where(
+    jobs.c.phase.in_(sorted(map(str, HOLDING))), jobs.c.preempted_for.is_not(None)
+)
 _SAVE = update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.version == bindparam("expected"))
+
+
+_FIXED = ("id", "dag_id", "run_id", "pool", "owner", "spec", "pins", "submitted_at", "restart_of")
+"""Columns that `save_all` leaves alone."""
 
 
 class SqlJobs:
@@ -30,6 +42,7 @@ class SqlJobs:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._locked: dict[str, int] = {}
 
     def new_id(self, day: date) -> str:
         """Counted within the transaction: a rollback takes the number back, so that no number is left out."""
@@ -72,7 +85,48 @@ class SqlJobs:
         except Conflict as error:
             message = f"run {job.run} carries another job that has not ended; {job.id} cannot have it"
             raise Conflict(message, what="job") from error
+        self._locked.pop(job.id, None)
         return saved if written else None
+
+    def save_all(self, changed: Sequence[Job]) -> Mapping[str, Job]:
+        """One statement for all whose rows this transaction has locked by reading them; others are locked first."""
+        unlocked = [job.id for job in changed if job.id not in self._locked]
+        if unlocked:
+            self._locked |= {row.id: row.version for row in self._link.rows(_VERSIONS, {"ids": unlocked})}
+        saved = {
+            job.id: replace(job, version=job.version + 1) for job in changed if self._locked.get(job.id) == job.version
+        }
+        rows = [{**job_values(job), "job_id": job.id, "expected": job.version - 1} for job in saved.values()]
+        for row in rows:
+            for name in _FIXED:
+                del row[name]
+        if rows:
+            self._link.write(_SAVE, rows)
+            self._locked |= {job.id: job.version for job in saved.values()}
+        return saved
+
+    def get_all(
+        self, ids: Collection[str], *, pools: Collection[str] | None = None, phases: Collection[Phase] | None = None
+    ) -> Sequence[Job]:
+        """One statement for all; their rows are locked."""
+        if not ids:
+            return ()
+        query = _BY_IDS
+        if pools is not None:
+            query = query.where(jobs.c.pool.in_(sorted(pools)))
+        if phases is not None:
+            query = query.where(jobs.c.phase.in_(sorted(map(str, phases))))
+        found = [job_of(row) for row in self._link.rows(query, {"ids": sorted(ids)})]
+        self._locked |= {job.id: job.version for job in found}
+        return found
+
+    def pools(self, phases: Collection[Phase]) -> frozenset[str]:
+        """Out of an index."""
+        return frozenset(row[0] for row in self._link.rows(_POOLS, {"phases": sorted(map(str, phases))}))
+
+    def preempted(self) -> Mapping[str, str]:
+        """Out of the few that hold GPUs."""
+        return {row[0]: row[1] for row in self._link.rows(_PREEMPTED)}
 
     def find(
         self,

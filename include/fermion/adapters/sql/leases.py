@@ -52,10 +52,38 @@ class SqlLeases:
         token, self._tokens = self._tokens[0], self._tokens[1:]
         return token
 
+    def next_tokens(self, count: int) -> Sequence[int]:
+        """One statement for all."""
+        if not count:
+            return ()
+        last = next_value(self._link, "lease-token", count=count)
+        return range(last - count + 1, last + 1)
+
+    def add_all(self, leases_: Sequence[Lease]) -> None:
+        """Two statements for all; only when one of them is refused are they looked at one by one, to say which."""
+        if len(leases_) == 1:
+            self.add(leases_[0])
+        if len(leases_) < 2:
+            return
+        for lease in leases_:
+            _refuse_ended(lease)
+        insert_lease = self._link.insert(leases).on_conflict_do_nothing()
+        written = self._link.write(insert_lease, [lease_values(lease) for lease in leases_])
+        devices = sorted(
+            (row for lease in leases_ for row in device_values(lease)), key=lambda row: (row["node"], row["device"])
+        )
+        insert_device = self._link.insert(lease_devices).on_conflict_do_nothing()
+        held = self._link.write(insert_device, devices) if devices else 0
+        if written == len(leases_) and held == len(devices):
+            self._entries += [entry_values(entry_of_grant(lease)) for lease in leases_]
+            return
+        self._link.write(delete(leases).where(leases.c.token.in_([lease.token for lease in leases_])))
+        for lease in leases_:
+            self.add(lease)
+
     def add(self, lease: Lease) -> None:
         """Insert; when it is refused nothing of it is left, and the transaction may go on."""
-        if not lease.is_live:
-            raise ValueError(f"lease {lease.id} is {lease.phase}; only a held lease can be added")
+        _refuse_ended(lease)
         if not self._link.write(self._link.insert(leases).on_conflict_do_nothing(), lease_values(lease)):
             raise Conflict(
                 f"attempt {lease.attempt} of {lease.holder_kind} {lease.holder_id} has a lease already", what="lease"
@@ -118,3 +146,8 @@ class SqlLeases:
         if self._entries:
             entries, self._entries = self._entries, []
             self._link.write(insert(ledger), entries)
+
+
+def _refuse_ended(lease: Lease) -> None:
+    if not lease.is_live:
+        raise ValueError(f"lease {lease.id} is {lease.phase}; only a held lease can be added")

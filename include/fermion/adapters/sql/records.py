@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Column, Table, bindparam, delete, insert, select, text
+from sqlalchemy import Column, Table, bindparam, delete, func, insert, select, text
 
 from fermion.adapters.sql.codec import (
     Values,
@@ -31,6 +31,8 @@ from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, Sync
 
 _DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
 _EVENTS = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq)
+_NEWEST_EVENT = select(func.coalesce(func.max(events.c.seq), 0))
+_TOUCHED = select(events.c.seq, events.c.target).where(events.c.seq > bindparam("after"))
 _POINTS = (
     select(metric_points)
     .where(metric_points.c.job_id == bindparam("job"))
@@ -77,6 +79,14 @@ class SqlRecords:
         query = _EVENTS.limit(limit) if target is None else _EVENTS.where(events.c.target == target).limit(limit)
         return [(row.seq, event_of(row)) for row in self._link.rows(query, {"after": after})]
 
+    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
+        """Two columns of an index's range."""
+        self.flush()
+        if after is None:
+            return int(self._link.scalar(_NEWEST_EVENT)), frozenset()
+        rows = self._link.rows(_TOUCHED, {"after": after})
+        return max((row[0] for row in rows), default=after), frozenset(row[1] for row in rows)
+
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """One statement for all."""
         if not points:
@@ -93,6 +103,11 @@ class SqlRecords:
     def put_span(self, span: StageSpan) -> None:
         """Upsert."""
         self._link.write(self._link.upsert(spans), span_values(span))
+
+    def put_spans(self, spans_: Sequence[StageSpan]) -> None:
+        """One statement for all."""
+        if spans_:
+            self._link.write(self._link.upsert(spans), [span_values(span) for span in spans_])
 
     def spans(self, job_id: str) -> Sequence[StageSpan]:
         """By start."""

@@ -1,0 +1,112 @@
+"""A process that has read the line once goes on from events, and always decides about the line that is stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from world import POOL, World
+
+from fermion.domain.jobs import IN_LINE, Phase
+from fermion.domain.reasons import Reason
+from fermion.usecases.admit import TOLD_AT_ONCE, admit, group_pools
+from fermion.usecases.explain import explain
+from fermion.usecases.lines import READ_WHOLE_EVERY, Line, keep_line, read_line, take_line
+from fermion.usecases.stop import request_stop
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, gpus=2)
+
+
+def take(world: World) -> Line:
+    """The line as the next round would see it, given back as after a commit."""
+    with world.ctx.store.begin() as tx:
+        pools = tuple(world.ctx.pools(tx).values())
+        line = take_line(world.ctx, tx, "test", pools, world.clock.now())
+        whole = read_line(world.ctx, tx, pools, world.clock.now())
+        assert {each.waiting for each in line.places.values()} == {each.waiting for each in whole.places.values()}
+        assert line.digest == whole.digest
+    keep_line(world.ctx, "test", line)
+    return line
+
+
+def test_a_line_that_goes_on_is_the_line_read_whole_whatever_happens_to_its_jobs(world: World) -> None:
+    assert take(world).places == {}
+    one, two, three, four = (world.waiting(gpus_per_node=2) for _ in range(4))
+    assert list(take(world).places) == [one.id, two.id, three.id, four.id]
+
+    admit(world.ctx)
+    assert list(take(world).places) == [two.id, three.id, four.id]
+    request_stop(world.ctx, two.id, actor="ann")
+    five = world.submit()
+    assert list(take(world).places) == [three.id, four.id]
+    world.stage(five.id)
+    line = take(world)
+    assert not line.places[five.id].waiting.staged
+    world.driver.workloads.lose(f"{one.id}-a1")
+    world.tender.round()
+    assert take(world).places.keys() >= {five.id}
+
+
+def test_a_line_is_read_whole_again_when_it_is_old_or_its_policy_changed(world: World) -> None:
+    world.waiting()
+    first = take(world)
+    assert take(world) is first
+    world.clock.advance(READ_WHOLE_EVERY)
+    second = take(world)
+    assert second is not first
+    with world.ctx.store.begin() as tx:
+        pools = [
+            replace(pool, policy=replace(pool.policy, max_runtime=timedelta(hours=1)))
+            for pool in world.ctx.pools(tx).values()
+        ]
+        assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is not second
+
+
+def test_a_round_that_fails_leaves_nothing_to_go_on_from(world: World) -> None:
+    world.waiting()
+    kept = take(world)
+    with world.ctx.store.begin() as tx:
+        pools = tuple(world.ctx.pools(tx).values())
+        assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is kept
+    assert take(world) is not kept, "keep_line was never reached"
+
+
+def test_a_job_that_another_process_told_is_not_told_again(world: World) -> None:
+    world.waiting(gpus_per_node=2)
+    admit(world.ctx)
+    world.waiting(gpus_per_node=2)
+    stale = take(world)
+    admit(world.ctx)
+    with world.ctx.store.begin() as tx:
+        cohort = group_pools(world.ctx.pools(tx), {POOL})
+    assert stale.untold, "this process has not heard of it"
+    keep_line(world.ctx, *cohort, stale)
+    admit(world.ctx)
+
+    with world.ctx.store.read() as tx:
+        assert len([each for each in tx.records.decisions() if each.verdict == "waits"]) == 1
+    assert not stale.untold
+
+
+def test_every_new_job_in_line_is_told_once_where_it_stands_also_in_a_long_line(world: World) -> None:
+    first = world.waiting(gpus_per_node=2)
+    admit(world.ctx)
+    jobs = [world.waiting(gpus_per_node=2) for _ in range(TOLD_AT_ONCE + 5)]
+    for _ in range(3):
+        admit(world.ctx)
+
+    assert world.job(first.id).phase is Phase.STARTING
+    with world.ctx.store.read() as tx:
+        told = [tx.jobs.get(job.id) for job in jobs]
+        waits = [each for each in tx.records.decisions(limit=1000) if each.verdict == "waits"]
+        assert len(tx.jobs.find(phases=IN_LINE)) == len(jobs)
+    assert [job.explanation.numbers["position"] for job in told if job] == list(range(1, len(jobs) + 1))
+    assert sorted(each.subject for each in waits) == sorted(job.id for job in jobs), "looking again is no decision"
+    assert told[0] is not None
+    assert told[0].explanation.reason is Reason.WAITING_FOR_QUOTA
+    assert explain(world.ctx, jobs[-1].id)["reason"] == "waiting_for_quota"
