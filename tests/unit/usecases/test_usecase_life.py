@@ -10,12 +10,16 @@ from typing import TypeVar
 import pytest
 from world import World, check_at_rest, check_invariants
 
+from fermion.adapters.memory.jobs import MemoryJobs
 from fermion.adapters.memory.store import MemoryStore, MemoryTransaction
 from fermion.domain.jobs import Job, Phase, Status
 from fermion.domain.leases import LeasePhase
+from fermion.errors import RequestRefused
+from fermion.usecases.check import check, problems_of
 from fermion.usecases.release import release
 from fermion.usecases.report import write_report
 from fermion.usecases.save import save_model
+from fermion.usecases.stop import request_stop
 from fermion.usecases.sync import sync_platform
 from fermion.usecases.tend import Tender
 
@@ -44,6 +48,55 @@ def test_a_training_goes_from_its_request_to_a_model_and_leaves_nothing_behind(w
 
 
 T = TypeVar("T")
+
+
+class UnluckyJobs:
+    """Every other save loses its race, as it may where transactions overlap."""
+
+    saves = 0
+
+    def __init__(self, jobs: MemoryJobs) -> None:
+        self._jobs = jobs
+
+    def save(self, job: Job) -> Job | None:
+        UnluckyJobs.saves += 1
+        return self._jobs.save(job) if UnluckyJobs.saves % 2 == 0 else None
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._jobs, name)
+
+
+class UnluckyStore(MemoryStore):
+    """Its transactions lose races."""
+
+    @contextmanager
+    def begin(self, *, exclusive: str | None = None) -> Iterator[MemoryTransaction]:
+        with super().begin(exclusive=exclusive) as tx:
+            tx.jobs = UnluckyJobs(tx.jobs)  # type: ignore[assignment]
+            yield tx
+
+
+def test_a_lost_race_is_run_again_by_whoever_has_nobody_after_him(tmp_path: Path) -> None:
+    world = World(tmp_path, store=UnluckyStore())
+    job = world.waiting()
+    for _ in range(4):
+        world.tend()
+    world.train_well(job.id)
+    for _ in range(3):
+        world.tend()
+    assert save_model(world.ctx, job.id).number == 1
+    assert release(world.ctx, job.id).phase is Phase.COMPLETED
+    other = world.waiting()
+    for _ in range(4):
+        world.tend()
+    assert world.job(other.id).phase is Phase.RUNNING
+    assert request_stop(world.ctx, other.id, actor="bob").stop_requested_by == "bob"
+    assert release(world.ctx, other.id).phase is Phase.FAILED
+    refused = world.submit(image="unknown:1")
+    with pytest.raises(RequestRefused):
+        check(world.ctx, refused.id)
+    assert problems_of(world.job(refused.id))
+    check_at_rest(world)
 
 
 class Crashed(BaseException):

@@ -81,22 +81,21 @@ def test_a_job_that_ends_while_its_workload_is_made_leaves_none(world: World) ->
     job = world.stage(world.submit().id)
 
     class EndsMeanwhile(MemoryStore):
-        """Somebody's Tender ends the job just before the write that would let it wait."""
+        """Somebody's Tender ends the job while its dataset is looked up: it finds no workload to remove yet."""
 
-        def __init__(self) -> None:
-            self.is_armed = True
+        reads = 0
 
         @contextmanager
         def begin(self, *, exclusive: str | None = None) -> Iterator[MemoryTransaction]:
-            if self.is_armed:
-                self.is_armed = False
-                request_stop(world.ctx, job.id, actor="bob")
-                world.tend()
             with world.memory.begin(exclusive=exclusive) as tx:
                 yield tx
 
         @contextmanager
         def read(self) -> Iterator[MemoryTransaction]:
+            self.reads += 1
+            if self.reads == 2:
+                request_stop(world.ctx, job.id, actor="bob")
+                world.tend()
             with world.memory.read() as tx:
                 yield tx
 
