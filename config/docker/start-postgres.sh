@@ -1,0 +1,18 @@
+#!/bin/sh
+# Make the two databases at the first start, then be the server.
+set -eu
+data=/var/lib/fermion-postgres/data
+
+if [ ! -s "$data/PG_VERSION" ]; then
+    rm -rf "$data.new"
+    initdb -D "$data.new" -U postgres -E UTF8 --locale=C -A scram-sha-256 --pwfile=/run/secrets/postgres_password --no-instructions
+    echo 'host all all all scram-sha-256' >>"$data.new/pg_hba.conf"
+    for name in airflow fermion; do
+        printf "CREATE ROLE %s LOGIN PASSWORD '%s'\nCREATE DATABASE %s OWNER %s\n" \
+            "$name" "$(cat "/run/secrets/${name}_db_password")" "$name" "$name"
+    done | postgres --single -D "$data.new" postgres >/dev/null
+    mv "$data.new" "$data"
+fi
+# A server that was killed with its container leaves a lock; in this container nobody else can hold it.
+rm -f "$data/postmaster.pid"
+exec postgres -D "$data" -c listen_addresses='*' -c max_connections=250 -c jit=off "$@"
