@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def exited(
     return seen(WorkloadState.EXITED, exit=record)
 
 
-def stopping(why: Reason, **changes: object) -> Job:
+def stopping(why: Reason, **changes: Any) -> Job:
     """A job that was asked to end for that reason."""
     asked = Explanation(Reason.STOP_REQUESTED, "told", {"why": str(why), "message": "the very words", "extra": 1})
     return make_job(phase=Phase.STOPPING, explanation=asked, **changes)
@@ -100,7 +101,7 @@ def test_rule_2_the_queue_timeout(asked: float | None, allowed: float | None, wa
         pytest.param({"queued_at": None, "phase": Phase.SUBMITTED}, id="it is not in line yet"),
     ],
 )
-def test_rule_2_does_not_count(changes: dict[str, object]) -> None:
+def test_rule_2_does_not_count(changes: dict[str, Any]) -> None:
     job = make_job(**{"queued_at": at(-999), **changes})
     assert due(job, policy=make_policy(queue_timeout=seconds(1))) is None
 
@@ -331,7 +332,7 @@ LOOKS = [
 @pytest.mark.parametrize(("phase", "what"), list(product(Phase, LOOKS)))
 @pytest.mark.parametrize("changes", [{}, {"stop_requested_at": at(-1)}, {"preempted_for": "job-9"}, {"attempt": 3}])
 def test_every_decision_is_a_legal_move_and_the_gone_leave_the_holding_phases(
-    phase: Phase, what: Seen, changes: dict[str, object]
+    phase: Phase, what: Seen, changes: dict[str, Any]
 ) -> None:
     job = make_job(phase=phase, **changes)
     move = due(job, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fermion.domain.workloads import ExitCause, WorkloadState
 from fermion.errors import Conflict, NotFound, OutsideUnavailable, RequestRefused
 from fermion.usecases.check import check
 from fermion.usecases.doctor import examine
+from fermion.usecases.moving import load
 from fermion.usecases.queries import job_of_run, leases_of, pool_states
 from fermion.usecases.release import release
 from fermion.usecases.report import compose_report, write_report
@@ -62,7 +64,7 @@ class Repository(LocalModels):
     def __init__(self, root: Path) -> None:
         super().__init__(root, reserve=0)
         self.is_away = False
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def publish(self, draft: ModelDraft, folder: Path, *, key: str) -> ModelVersion:
         if self.is_away:
@@ -102,14 +104,14 @@ def test_a_repository_that_stays_away_is_the_reason(world: World, repository: Re
 
 def test_a_stop_while_the_model_is_published_does_not_lose_it(world: World, repository: Repository) -> None:
     job = world.saving()
-    repository.meanwhile = lambda: request_stop(world.ctx, job.id, actor="bob") and None
+    repository.meanwhile = lambda: request_stop(world.ctx, job.id, actor="bob")
     save_model(world.ctx, job.id)
     assert world.job(job.id).phase is Phase.COMPLETED
 
 
 def test_a_job_that_was_ended_while_its_model_was_published_says_so(world: World, repository: Repository) -> None:
     job = world.saving()
-    repository.meanwhile = lambda: release(world.ctx, job.id) and None
+    repository.meanwhile = lambda: release(world.ctx, job.id)
     with pytest.raises(Conflict, match=r"digits/1 was published, but job .* had ended meanwhile"):
         save_model(world.ctx, job.id)
     assert world.job(job.id).explanation.reason is Reason.RUN_ENDED
@@ -327,7 +329,7 @@ def test_a_training_that_runs_without_its_job_is_ended_before_its_gpus_are_free(
     name = world.name(job.id)
     world.driver.workloads.ignore_term(name)
     with world.ctx.store.begin() as tx:  # the job's row was lost and restored from a backup
-        tx.jobs.save(replace(tx.jobs.get(job.id), phase=Phase.FAILED))  # type: ignore[type-var]
+        tx.jobs.save(replace(load(tx, job.id), phase=Phase.FAILED))
     assert "ghost" in kinds(reconcile(world.ctx))
     assert len(world.leases(job.id)) == 1
     world.pass_time(10)

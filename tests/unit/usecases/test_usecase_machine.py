@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,7 @@ class PlatformMachine(RuleBasedStateMachine):
 
         self.task(task)
 
-    def task(self, work):  # type: ignore[no-untyped-def]
+    def task(self, work: Callable[[], object]) -> None:
         """The engine's part: an error is the task's, not the platform's."""
         with contextlib.suppress(FermionError):
             work()

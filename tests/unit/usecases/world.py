@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -113,7 +113,7 @@ class World:
             **changes,
         }
 
-    def submit(self, *, actor: str = "ann", run_id: str | None = None, **changes: object) -> Job:
+    def submit(self, *, actor: str = "ann", run_id: str | None = None, **changes: Any) -> Job:
         """Submitted, with a run that carries it."""
         job = submit(self.ctx, self.request(**changes), dag_id=DAG, run_id=run_id, actor=actor)
         assert job.run is not None
@@ -134,22 +134,22 @@ class World:
         """One try of ``wait_for_gpus``."""
         return wait_for_grant(self.ctx, job_id, patience=NO_PATIENCE)
 
-    def waiting(self, **changes: object) -> Job:
+    def waiting(self, **changes: Any) -> Job:
         """A job whose workload is prepared; nobody served the line yet."""
         return prepare(self.ctx, self.stage(self.submit(**changes).id).id)
 
-    def started(self, **changes: object) -> Job:
+    def started(self, **changes: Any) -> Job:
         """A job that was granted, and resumed."""
         job = self.wait(self.stage(self.submit(**changes).id).id)
         assert job.phase is Phase.STARTING, job.explanation.message
         return job
 
-    def running(self, **changes: object) -> Job:
+    def running(self, **changes: Any) -> Job:
         """A job whose process was seen."""
         job = self.started(**changes)
         return self.tend()[job.id]
 
-    def saving(self, **changes: object) -> Job:
+    def saving(self, **changes: Any) -> Job:
         """A job whose training ended well."""
         job = self.running(**changes)
         self.train_well(job.id)
@@ -203,7 +203,7 @@ class World:
             return [each.verdict for each in tx.records.decisions(subject=subject, kind=kind)][::-1]
 
     @contextmanager
-    def line_cut(self):  # type: ignore[no-untyped-def]
+    def line_cut(self) -> Iterator[None]:
         """The cluster does not answer within the block."""
         self.driver.line.cut()
         try:
