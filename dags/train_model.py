@@ -39,7 +39,14 @@ with DAG(
     params=train_form(),
     doc_md=DOC,
     tags=["fermion", "training"],
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=5), "weight_rule": "upstream"},
+    default_args={
+        # Together more than two minutes: something outside may be gone for a while. What cannot pass fails at once.
+        "retries": 5,
+        "retry_delay": timedelta(seconds=5),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(seconds=60),
+        "weight_rule": "upstream",
+    },
 ) as dag:
     check_quota = CheckQuota(task_id="check_quota")
     enqueue = Enqueue(task_id="enqueue").as_setup()

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+from components.git_http_backend import GitServer
 from e2e.live import Live, wait_until
 from fermion.domain.jobs import Job
 from fermion.usecases.stop import request_stop
@@ -293,27 +295,19 @@ def small_disk(folder: Path, mib: int = 8):  # type: ignore[no-untyped-def]
 
 @row("completed", "model_published")
 def git_server_gone(live: Live) -> Job:
-    """The repository is gone between the check and the clone, and comes back: the task tries again."""
-    repository = live.settings.examples_dir / "sleeper.git"
-    hidden = repository.with_suffix(".hidden")
-    cache = live.settings.work_dir / "cache"
-    for name in ("git", "code"):
-        if (cache / name).exists():
-            (cache / name).rename(cache / f"{name}.old-{time.monotonic_ns()}")
-    repository.rename(hidden)
-    run = live.call(
-        "POST",
-        "/api/v2/dags/train_model/dagRuns",
-        {"logical_date": None, "dag_run_id": f"git-{time.time_ns()}", "conf": live.spec()},
-    )
-    run.raise_for_status()
-    try:
-        time.sleep(4)
-    finally:
-        hidden.rename(repository)
+    """The git server answers nothing useful for half a minute, from the check on: the task tries again until it is back."""
+    with GitServer(live.settings.examples_dir) as server:
+        server.behave = _unavailable
+        conf = live.spec(repository=f"{server.url}/sleeper.git")
+        body = {"logical_date": None, "dag_run_id": f"git-{time.time_ns()}", "conf": conf}
+        run = live.call("POST", "/api/v2/dags/train_model/dagRuns", body)
+        run.raise_for_status()
+        time.sleep(30)
+        server.behave = lambda request: False
+        job = wait_until(lambda: live.job_of_run(run.json()["dag_run_id"]), what="a job of the run")
+        return live.wait_for_end(job.id, within_s=150)
 
-    def job_of_run() -> Job | None:
-        with live.ctx.store.read() as tx:
-            return tx.jobs.by_run("train_model", run.json()["dag_run_id"])
 
-    return live.wait_for_end(wait_until(job_of_run).id)
+def _unavailable(request: BaseHTTPRequestHandler) -> bool:
+    request.send_error(503)
+    return True

@@ -159,6 +159,11 @@ class Live:
         """The job as it is."""
         return job_by_id(self.ctx, job_id)
 
+    def job_of_run(self, run_id: str) -> Job | None:
+        """The job that a run of train_model carries; None while it has none."""
+        with self.ctx.store.read() as tx:
+            return tx.jobs.by_run("train_model", run_id)
+
     def wait_for(self, job_id: str, phase: str, *, within_s: float = PATIENCE_S) -> Job:
         """The job once it is in the phase; fails at once when it ended otherwise."""
 
