@@ -218,6 +218,12 @@ def explain(job_id: JobId, as_json: Json = False) -> None:
             print_json(answer)
             return
         console.print(str(answer["message"]), markup=False)
+        expected = answer["expected_start"]
+        if isinstance(expected, dict):
+            told = f"{expected['p50']} (half of the time), {expected['p90']} (nine times of ten)"
+            console.print(
+                f"Expected start: {told if expected['p50'] else 'unknown, ' + str(expected['reason'])}", markup=False
+            )
         numbers = answer["numbers"]
         if isinstance(numbers, dict) and numbers:
             console.print(table("", ("", ""), [(key, value) for key, value in numbers.items()]))

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from fermion.domain.admission import decide
+from fermion.domain.forecast import Forecast, expected_starts
 from fermion.domain.jobs import IN_LINE, Job
+from fermion.domain.payloads import to_payload
 from fermion.domain.reasons import Explanation
 from fermion.usecases.admit import group_pools, recall, take_snapshot, without_pool
 from fermion.usecases.context import Context
 from fermion.usecases.lines import read_line
 from fermion.usecases.moving import load
 
+HISTORY = timedelta(days=30)
+"""How far back run times are taken from for the expected start."""
+
 
 def explain(ctx: Context, job_id: str) -> dict[str, object]:
-    """Reason, sentence and numbers, JSON-ready. For a job in line they are computed now; nothing is changed.
+    """Reason, sentence, numbers and expected start, JSON-ready. For a job in line they are computed now; nothing is changed.
+
+    ``expected_start`` holds ``p50`` and ``p90`` as times, or a ``reason`` why nobody can tell; None for a job not in line.
 
     Raises:
         NotFound: no such job.
     """
     with ctx.store.read() as tx:
         job = load(tx, job_id)
-    explanation = _in_line(ctx, job) if job.phase in IN_LINE else job.explanation
+    explanation, forecast = _in_line(ctx, job) if job.phase in IN_LINE else (job.explanation, None)
     return {
         "job": job.id,
         "status": str(job.status),
@@ -27,10 +36,12 @@ def explain(ctx: Context, job_id: str) -> dict[str, object]:
         "reason": str(explanation.reason),
         "message": explanation.message,
         "numbers": dict(explanation.numbers),
+        "expected_start": None if forecast is None else to_payload(forecast),
     }
 
 
-def _in_line(ctx: Context, job: Job) -> Explanation:
+def _in_line(ctx: Context, job: Job) -> tuple[Explanation, Forecast | None]:
+    """The reason, and when the job is expected to start by a simulation of the line on past run times."""
     with ctx.store.read() as tx:
         groups = group_pools(ctx.pools(tx), {job.spec.pool})
         now = ctx.clock.now()
@@ -38,7 +49,9 @@ def _in_line(ctx: Context, job: Job) -> Explanation:
             line = read_line(ctx, tx, pools, now)
             if job.id in line.places:
                 snapshot = take_snapshot(tx, pools, line.waiting, recall(tx, cohort), now)
-                return decide(snapshot, now).explain(job.id)
-            job = load(tx, job.id)
-            return job.explanation
-    return without_pool(job, now)
+                ended = [lease for lease in tx.leases.overlapping(now - HISTORY) if not lease.is_live]
+                history = [lease for lease in ended if any(lease.pool == pool.id for pool in pools)]
+                forecast = expected_starts(snapshot, history=history, now=now).get(job.id)
+                return decide(snapshot, now).explain(job.id), forecast
+            return load(tx, job.id).explanation, None
+    return without_pool(job, now), None

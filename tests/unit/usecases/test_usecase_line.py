@@ -110,3 +110,25 @@ def test_every_new_job_in_line_is_told_once_where_it_stands_also_in_a_long_line(
     assert told[0] is not None
     assert told[0].explanation.reason is Reason.WAITING_FOR_QUOTA
     assert explain(world.ctx, jobs[-1].id)["reason"] == "waiting_for_quota"
+
+
+def test_without_past_run_times_nobody_tells_when_a_job_starts(world: World) -> None:
+    world.running(gpus_per_node=2)
+    behind = world.waiting(gpus_per_node=2)
+    told = explain(world.ctx, behind.id)["expected_start"]
+    assert isinstance(told, dict)
+    assert told["p50"] is None
+    assert told["reason"]
+
+
+def test_with_past_run_times_a_waiting_job_is_told_when_it_starts(world: World) -> None:
+    for _ in range(6):
+        done = world.running(gpus_per_node=2)
+        world.pass_time(60)
+        world.train_well(done.id)
+        world.tend()
+    world.running(gpus_per_node=2)
+    behind = world.waiting(gpus_per_node=2)
+    told = explain(world.ctx, behind.id)["expected_start"]
+    assert isinstance(told, dict)
+    assert world.clock.now().isoformat() <= told["p50"] <= told["p90"]
