@@ -26,7 +26,12 @@ def opened_from(place: Mapping[str, str]) -> ModelRepository:
     from fermion.adapters.models.s3 import S3Models
     from fermion.adapters.s3.client import S3Options, S3Store
 
-    options = S3Options(endpoint_url=place["endpoint"], region="us-east-1", access_key="test", secret_key="test")
+    options = S3Options(
+        endpoint_url=place["endpoint"],
+        region="us-east-1",
+        access_key=place.get("access_key", "test"),
+        secret_key=place.get("secret_key", "test"),
+    )
     store = S3Store(options, part_size=5 << 20, workers=4)
     return S3Models(store, bucket=place["bucket"], prefix=place["prefix"])
 
