@@ -1,0 +1,60 @@
+"""What the pipeline adds to a training: trigger to end of a run, less the training itself, against stock Airflow.
+
+The baseline is a chain of ten trivial tasks, as many as ``train_model`` has, on an Airflow at its stock settings with
+its own database in the same server. Both stand beside each other and take turns; the medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from statistics import median
+
+from tests.benchmarks.lines import Line
+from tests.benchmarks.platforms import DAG, lease_of, platform, run_end
+from tests.benchmarks.stock_airflow import stock_airflow
+from tests.e2e.live import Live
+
+ROUNDS = 5
+BAR = 0.4
+TRAINS_S = 2
+
+
+def main(given: argparse.Namespace) -> Iterator[Line]:
+    """One line."""
+    rounds = 2 if given.short else ROUNDS
+    with platform(slots=2) as live, stock_airflow(live, live.folder / "stock") as stock:
+        _run_pipeline(live)  # the first run of each stages, forks and compiles for all
+        stock.run_chain("warm")
+        ours: list[tuple[float, float]] = []
+        theirs: list[float] = []
+        for number in range(rounds):
+            ours.append(_run_pipeline(live))
+            theirs.append(stock.run_chain(f"round-{number}"))
+    overhead = [whole - trained for whole, trained in ours]
+    ratio = median(overhead) / median(theirs)
+    yield Line(
+        bench="pipeline_overhead",
+        bar=f"ratio <= {BAR}",
+        holds=ratio <= BAR if not given.short else None,
+        ratio=ratio,
+        raw={
+            "overhead_s": [round(each, 2) for each in overhead],
+            "whole_s": [round(whole, 2) for whole, _ in ours],
+            "training_s": [round(trained, 2) for _, trained in ours],
+            "baseline_s": [round(each, 2) for each in theirs],
+            "rounds": rounds,
+        },
+    )
+
+
+def _run_pipeline(live: Live) -> tuple[float, float]:
+    """Seconds from the submission to the end of the run, and of the training process."""
+    began = time.time()
+    job = live.submit(hyperparameters={"seconds": TRAINS_S, "epochs": 4})
+    ended = run_end(live, DAG, job.id)
+    lease = lease_of(live, live.job(job.id))
+    if lease.exec_at is None or lease.exit_at is None:
+        raise RuntimeError(f"the training of {job.id} left no exit record")
+    return ended.timestamp() - began, (lease.exit_at - lease.exec_at).total_seconds()
