@@ -98,11 +98,12 @@ def decide(snapshot: Snapshot, now: datetime) -> Round:
         weights=fairshare.weights(snapshot.pools),
         first={reservation.job_id for reservation in snapshot.reservations},
     )
+    rooms = picture.rooms
     for job in line:
-        room = picture.rooms.get(job.pool)
+        room = rooms.get(job.pool)
         if room is None or not job.staged:
             continue
-        if job.gpus > room.free or not picture.start(job):
+        if job.nodes * job.gpus_per_node > room.free or not picture.start(job):
             picture.hold(job)
     return Round(
         decided_at=now,

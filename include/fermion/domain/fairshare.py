@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import TypeVar
 
 from fermion.domain.leases import Lease
 from fermion.domain.line import Waiting
 from fermion.domain.pools import Pool
+
+Who = TypeVar("Who", str, tuple[str, str])
 
 ASSUMED_RUNTIME = timedelta(hours=1)
 """What a job without ``max_runtime`` is taken to run when its owner's next job is put in order."""
@@ -88,26 +92,32 @@ def order(
 
     Fair share compares teams (use divided by the team's weight), then owners within a team. A job counts not only what
     its team and owner used, but also what their jobs before it would use: so ten jobs of one owner do not all pass the
-    first job of another. Two sorts: O(n log n).
+    first job of another. Three sorts by plain keys: O(n log n), and near n where ``waiting`` comes as it arrived.
     """
     of_owner, of_team = _sums(use)
-    arrived = sorted(waiting, key=lambda job: (-job.priority, job.job_id not in first, job.queued_at, job.job_id))
-    costs = [_cost(job) for job in arrived]
+    levels: defaultdict[tuple[int, bool], list[Waiting]] = defaultdict(list)
+    for job in sorted(waiting, key=attrgetter("queued_at", "job_id")):
+        levels[-job.priority, job.job_id not in first].append(job)
+    line: list[Waiting] = []
+    for level in sorted(levels):
+        by_owner = _by_share(levels[level], of_owner, attrgetter("team", "owner"), {})
+        line += _by_share(by_owner, of_team, attrgetter("team"), weights)
+    return line
 
-    by_owner: list[tuple[int, bool, float, int]] = []
-    for index, job in enumerate(arrived):
-        who = job.team, job.owner
-        by_owner.append((-job.priority, job.job_id not in first, of_owner[who], index))
-        of_owner[who] += costs[index]
-    by_owner.sort()
 
-    by_team: list[tuple[int, bool, float, int, int]] = []
-    for place, (rank, is_later, _, index) in enumerate(by_owner):
-        team = arrived[index].team
-        by_team.append((rank, is_later, of_team[team] / max(1, weights.get(team, 1)), place, index))
-        of_team[team] += costs[index]
-    by_team.sort()
-    return [arrived[index] for *_, index in by_team]
+def _by_share(
+    jobs: Sequence[Waiting],
+    used: dict[Who, float],
+    who_of: Callable[[Waiting], Who],
+    weights: Mapping[Who, int],
+) -> list[Waiting]:
+    """The jobs by what their team or owner used and would use for the jobs before them; counts these as used too."""
+    shares = []
+    for job, who in zip(jobs, map(who_of, jobs), strict=True):
+        before = used[who]
+        shares.append(before / max(1, weights.get(who, 1)) if weights else before)
+        used[who] = before + job.nodes * job.gpus_per_node * (job.max_runtime or ASSUMED_RUNTIME).total_seconds()
+    return [jobs[index] for index in sorted(range(len(jobs)), key=shares.__getitem__)]
 
 
 def weights(pools: Iterable[Pool]) -> dict[str, int]:
@@ -117,10 +127,6 @@ def weights(pools: Iterable[Pool]) -> dict[str, int]:
         for team, quota in pool.policy.teams.items():
             sums[team] += quota.nominal
     return dict(sums)
-
-
-def _cost(job: Waiting) -> float:
-    return job.gpus * (job.max_runtime or ASSUMED_RUNTIME).total_seconds()
 
 
 def _sums(use: Use) -> tuple[defaultdict[tuple[str, str], float], defaultdict[str, float]]:

@@ -45,6 +45,7 @@ class Picture:
         self._asked_to_end = set(snapshot.ending)
         self._promised_at: list[datetime | None] = []
         self._headed: set[str] = set()
+        self._reserves_from = {pool.id: now - pool.policy.head_grace for pool in snapshot.pools}
         self._cannot_start: set[object] = set()
         self._cannot_preempt: set[object] = set()
         self._problems: dict[object, list[Problem]] = {}
@@ -97,8 +98,10 @@ class Picture:
 
     def hold(self, job: Waiting) -> None:
         """Take from lower priorities for a job that cannot start, or reserve for it, where it may have that."""
-        can_preempt = self._may_preempt(job)
-        can_reserve = self._may_reserve(job)
+        can_preempt = (
+            self._lowest is not None and self._lowest < job.priority and self._may_preempt(job)
+        ) or job.job_id in self._ending
+        can_reserve = job.queued_at <= self._reserves_from[job.pool] and job.pool not in self._headed
         if not (can_preempt or can_reserve) or self.problems(job):
             return
         if can_preempt and self._preempt(job):
@@ -107,17 +110,8 @@ class Picture:
             self._reserve(job)
 
     def _may_preempt(self, job: Waiting) -> bool:
-        if job.job_id in self._ending:
-            return True
-        return (
-            self.pools[job.pool].policy.preemption
-            and self._lowest is not None
-            and self._lowest < job.priority
-            and (*_kind(job), job.owner, job.priority) not in self._cannot_preempt
-        )
-
-    def _may_reserve(self, job: Waiting) -> bool:
-        return job.pool not in self._headed and self.now - job.queued_at >= self.pools[job.pool].policy.head_grace
+        has_tried = (*_kind(job), job.owner, job.priority) in self._cannot_preempt
+        return self.pools[job.pool].policy.preemption and not has_tried
 
     def _preempt(self, job: Waiting) -> bool:
         ending = self._ending.get(job.job_id, [])
