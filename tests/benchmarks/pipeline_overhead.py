@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from statistics import median
 
 from tests.benchmarks.lines import Line
@@ -32,6 +33,7 @@ def main(given: argparse.Namespace) -> Iterator[Line]:
         for number in range(rounds):
             ours.append(_run_pipeline(live))
             theirs.append(stock.run_chain(f"round-{number}"))
+        tasks = _tasks(live)
     overhead = [whole - trained for whole, trained in ours]
     ratio = median(overhead) / median(theirs)
     yield Line(
@@ -45,6 +47,7 @@ def main(given: argparse.Namespace) -> Iterator[Line]:
             "training_s": [round(trained, 2) for _, trained in ours],
             "baseline_s": [round(each, 2) for each in theirs],
             "rounds": rounds,
+            "tasks_of_last_run": tasks,
         },
     )
 
@@ -58,3 +61,19 @@ def _run_pipeline(live: Live) -> tuple[float, float]:
     if lease.exec_at is None or lease.exit_at is None:
         raise RuntimeError(f"the training of {job.id} left no exit record")
     return ended.timestamp() - began, (lease.exit_at - lease.exec_at).total_seconds()
+
+
+def _tasks(live: Live) -> dict[str, dict[str, float]]:
+    """Of the newest run: when each task began, in seconds after the run's first, and how long it lasted."""
+    with live.ctx.store.read() as tx:
+        (job,) = tx.jobs.find(limit=1)
+    rows = live.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{job.id}/taskInstances").json()["task_instances"]
+    begun = {row["task_id"]: datetime.fromisoformat(row["start_date"]) for row in rows}
+    first = min(begun.values())
+    return {
+        row["task_id"]: {
+            "begins_s": round((begun[row["task_id"]] - first).total_seconds(), 2),
+            "lasts_s": round(row["duration"] or 0.0, 2),
+        }
+        for row in sorted(rows, key=lambda row: begun[row["task_id"]])
+    }
