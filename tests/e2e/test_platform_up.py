@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -87,8 +88,8 @@ class Installation:
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    """Its path is too long for a socket and holds a space, as on some people's machines."""
-    state = tmp_path_factory.mktemp("a state folder with a long name " + "x" * 60) / "run"
+    """Its path is too long for a socket, as on some people's machines."""
+    state = tmp_path_factory.mktemp("a-state-folder-with-a-long-name-" + "x" * 60) / "run"
     installation = Installation(ROOT, state)
     yield installation
     installation.call("clean")
@@ -96,24 +97,38 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     assert not state.exists()
 
 
-@pytest.fixture
-def training(here: Installation) -> Iterator[subprocess.Popen[str]]:
-    """A process with the marks of a training of this installation."""
-    identity = here.layout.state / "work" / "id"
-    identity.parent.mkdir(parents=True, exist_ok=True)
-    if not identity.exists():
-        identity.write_text("e2e-location")
-    marks = {"FERMION_WORKLOAD": "job-20260101-001-1", "FERMION_LOCATION_ID": identity.read_text()}
-    process = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, **marks}, text=True
-    )
-    yield process
-    process.kill()
-    process.wait(10)
+@pytest.fixture(scope="module")
+def training(here: Installation) -> psutil.Process:
+    """A real training of five minutes, once its own process runs."""
+    examples = here.layout.state / "examples"
+    maker = ROOT / "include" / "examples" / "make_repository.py"
+    subprocess.run([sys.executable, str(maker), str(examples)], check=True, timeout=120, capture_output=True)
+    spec = here.layout.state / "sleeper.json"
+    asked = {
+        "name": "sleeper",
+        "pool": "local/declared",
+        "image": "python:3",
+        "repository": f"file://{examples}/sleeper.git",
+        "entrypoint": "python sleep.py",
+        "hyperparameters": {"seconds": 300, "epochs": 100},
+        "memory_mib": 256,
+        "output_model": "sleeper",
+    }
+    spec.write_text(json.dumps(asked))
+    here.call("train", "--spec", str(spec))
+    deadline = time.monotonic() + 120
+    while not (found := [each for each in find(here.layout).workloads if "sleep.py" in " ".join(each.cmdline())]):
+        assert time.monotonic() < deadline, here.call("jobs")
+        time.sleep(0.2)
+    return found[0]
 
 
 def test_two_who_start_it_from_nothing_at_once_get_one_healthy_platform(here: Installation) -> None:
-    with here.start("up", "--json") as first, here.start("up", "--json") as second:
+    port = str(free_port())
+    with (
+        here.start("up", "--json", FERMION_PORT=port) as first,
+        here.start("up", "--json", FERMION_PORT=port) as second,
+    ):
         answers = [process.communicate(timeout=240) for process in (first, second)]
 
     assert [process.returncode for process in (first, second)] == [0, 0], answers
@@ -143,7 +158,7 @@ def test_a_killed_component_is_started_again_by_the_supervisor(here: Installatio
 
 
 def test_after_a_kill_of_everything_it_comes_up_and_the_training_lives(
-    here: Installation, training: subprocess.Popen[str]
+    here: Installation, training: psutil.Process
 ) -> None:
     """The lock file of Postgres names a process that lives and is somebody else's."""
     url = here.answer("ps")["url"]
@@ -154,7 +169,7 @@ def test_after_a_kill_of_everything_it_comes_up_and_the_training_lives(
     answer = here.answer("up")
 
     assert (answer["started"], answer["url"]) == (True, url)
-    assert training.poll() is None
+    assert is_alive(training.pid)
     assert here.sign_in() == 201
 
 
@@ -166,14 +181,14 @@ def test_after_a_kill_of_the_supervisor_alone_its_orphans_are_ended_first(here: 
 
     assert here.answer("up")["started"] is True
 
-    assert not [pid for pid in before.values() if psutil.pid_exists(pid) and _is_alive(pid)]
+    assert not [pid for pid in before.values() if psutil.pid_exists(pid) and is_alive(pid)]
 
 
-def test_down_ends_the_training_too_and_leaves_no_process(here: Installation, training: subprocess.Popen[str]) -> None:
+def test_down_ends_the_training_too_and_leaves_no_process(here: Installation, training: psutil.Process) -> None:
     answer = here.answer("down")
 
     assert (answer["was_up"], answer["workloads"]) == (True, 1)
-    assert training.wait(10) != 0
+    assert not is_alive(training.pid)
     assert here.processes() == []
 
 
@@ -213,7 +228,14 @@ def test_a_program_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path: P
     assert broken.processes() == []
 
 
-def _is_alive(pid: int) -> bool:
+def free_port() -> int:
+    """Far from the ports that an installation chooses by itself, so that no other one takes it between two tests."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_alive(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -32,12 +32,16 @@ class Addresses:
 
 
 def choose(
-    *, wanted_http: int | None, kept: Addresses | None, is_free: Callable[[int], bool]
+    *,
+    wanted_http: int | None,
+    kept: Addresses | None,
+    is_free: Callable[[int], bool],
+    holder: Callable[[int], str | None] = lambda _: None,
 ) -> tuple[Addresses, str | None]:
     """The ports to use now, and a sentence when the page's port is not the one that was to be expected.
 
     1. ``wanted_http``, when given, is used or refused. 2. What was kept is used again while it is free.
-    3. Otherwise the first free port from the default upwards.
+    3. Otherwise the first free port from the default upwards. ``holder`` names who has a port, for the message.
 
     Raises:
         Conflict: ``wanted_http`` is taken, or no port of the range is free.
@@ -46,7 +50,7 @@ def choose(
     if wanted_http is not None:
         if not is_free(wanted_http):
             raise Conflict(
-                f"FERMION_PORT={wanted_http} is taken{holder_of(wanted_http)}; "
+                f"FERMION_PORT={wanted_http} is taken{_by(holder(wanted_http))}; "
                 "stop that program, name another port, or leave FERMION_PORT unset to get the next free one",
                 what="port",
             )
@@ -56,7 +60,7 @@ def choose(
     note = None
     if http != expected:
         note = (
-            f"port {expected} is taken{holder_of(expected)}; using {http} instead "
+            f"port {expected} is taken{_by(holder(expected))}; using {http} instead "
             f"(FERMION_PORT=<port> chooses another one)"
         )
     return Addresses(http=http, postgres=postgres), note
@@ -90,20 +94,21 @@ def write(path: Path, addresses: Addresses) -> None:
     new.replace(path)
 
 
-def holder_of(port: int) -> str:
-    """``" by nginx (pid 12)"`` where the machine tells who listens there, else an empty string."""
+def holder_of(port: int) -> str | None:
+    """``nginx (pid 12)``, where the machine tells who listens there."""
     try:
         for connection in psutil.net_connections("tcp"):
-            if (
-                connection.status == psutil.CONN_LISTEN
-                and connection.laddr
-                and connection.laddr.port == port
-                and connection.pid
-            ):
-                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+            if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.laddr.port != port:
+                continue
+            if connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except (psutil.Error, OSError):
         pass
-    return ""
+    return None
+
+
+def _by(holder: str | None) -> str:
+    return f" by {holder}" if holder else ""
 
 
 def _first_free(start: int, is_free: Callable[[int], bool]) -> int:

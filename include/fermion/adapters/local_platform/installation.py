@@ -21,6 +21,7 @@ from pathlib import Path
 from fermion.adapters.local_platform import addresses as ports
 from fermion.adapters.local_platform import health, processes
 from fermion.adapters.local_platform.addresses import Addresses
+from fermion.adapters.local_platform.claims import Claims
 from fermion.adapters.local_platform.keys import Keys, keep_keys
 from fermion.adapters.local_platform.layout import Layout
 from fermion.adapters.local_platform.locking import exclusive
@@ -86,6 +87,7 @@ class LocalPlatform:
         self._caller = caller
         self._migrate = migrate
         self._supervisor = Supervisor(layout)
+        self._claims = Claims(layout.state)
 
     def up(self, *, port: int | None = None, say: Say = lambda _: None) -> UpResult:
         """Start what does not run and return once all is healthy.
@@ -194,11 +196,7 @@ class LocalPlatform:
         if left:
             say(f"ending {len(left)} processes of a run that did not end well")
             processes.end(left, grace_s=2)
-        addresses, note = ports.choose(wanted_http=port, kept=ports.read(layout.ports_file), is_free=ports.is_free)
-        if note:
-            notes.append(note)
-            say(note)
-        ports.write(layout.ports_file, addresses)
+        addresses = self._choose_ports(port=port, say=say, notes=notes)
         postgres = self._postgres(keys, addresses)
         if not layout.postgres.exists():
             say("making the database")
@@ -208,6 +206,22 @@ class LocalPlatform:
         configuration = render(layout, programs(layout, postgres, account), socket=self._supervisor.socket)
         say("starting the supervisor")
         self._supervisor.start(configuration, environment(layout, keys, addresses, postgres, caller=self._caller))
+        return addresses
+
+    def _choose_ports(self, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
+        file = self._layout.ports_file
+        with self._claims.choosing():
+            addresses, note = ports.choose(
+                wanted_http=port,
+                kept=ports.read(file),
+                is_free=lambda each: self._claims.holder(each) is None and ports.is_free(each),
+                holder=lambda each: self._claims.holder(each) or ports.holder_of(each),
+            )
+            self._claims.claim((addresses.http, addresses.postgres), supervisor=self._supervisor.socket)
+        if note:
+            notes.append(note)
+            say(note)
+        ports.write(file, addresses)
         return addresses
 
     def _migrate_both(self, keys: Keys, addresses: Addresses, postgres: EmbeddedPostgres, say: Say) -> None:
@@ -281,6 +295,7 @@ class LocalPlatform:
         left = processes.find(self._layout)
         processes.end([*left.programs, *left.workloads], grace_s=3)
         self._supervisor.forget()
+        self._claims.withdraw()
         return DownResult(was_up=states is not None, workloads=len(found.workload_names), leftovers=len(left.programs))
 
     def _stop_airflow(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fermion.adapters.local_platform.addresses import Addresses, choose, is_free, read, write
+from fermion.adapters.local_platform.addresses import Addresses, choose, holder_of, is_free, read, write
 from fermion.errors import Conflict
 
 
@@ -63,7 +63,7 @@ def test_a_wanted_port_that_is_taken_is_refused_with_its_holder_and_what_to_do(l
     port = listener.getsockname()[1]
 
     with pytest.raises(Conflict, match=rf"FERMION_PORT={port} is taken by .*\(pid \d+\).*leave FERMION_PORT unset"):
-        choose(wanted_http=port, kept=None, is_free=is_free)
+        choose(wanted_http=port, kept=None, is_free=is_free, holder=holder_of)
 
 
 def test_no_free_port_in_the_whole_range_is_refused() -> None:
