@@ -192,7 +192,7 @@ class WaitForGpus(JobOperator):
 class Train(BaseOperator):
     """Watch the training from the triggerer, from the first moment to the last; no worker is held.
 
-    The task begins and ends in its trigger. Killing, clearing or losing it leaves the training alone: a new try finds it
+    The task begins and, when all is well, ends in its trigger. Killing, clearing or losing it leaves the training alone: a new try finds it
     again, and ``release_gpus`` ends what must end.
     """
 
@@ -204,9 +204,8 @@ class Train(BaseOperator):
     )
 
     def execute_complete(self, context: Mapping[str, Any], event: Mapping[str, Any] | None = None) -> None:
-        """Never called while the trigger ends the task itself; kept for a trigger of an older version."""
-        if event and event.get("error"):
-            raise AirflowFailException(str(event["error"]))
+        """Called only when the training failed: fails the task with the job's reason, and for good."""
+        raise AirflowFailException(str((event or {}).get("error", "the training ended without saying how")))
 
 
 class SaveModel(JobOperator):

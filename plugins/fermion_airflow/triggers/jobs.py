@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from fermion_airflow.triggers.board import board
 
@@ -44,11 +44,11 @@ class TrainTrigger(_JobTrigger):
     """Ends its task when the training has ended and its lease is closed."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Success when a model is left to publish, else failure; the job holds the reason."""
+        """Success, without a worker, when a model is left to publish. A failure goes through the task's own method: only
+        there can it be said that trying again is no use."""
         job = await self.until(lambda job: not job.is_training)
         if job.is_failed:
-            self.log.error("Job %s failed: %s", job.id, job.explanation.message)
-            yield TaskFailedEvent()
+            yield TriggerEvent({"error": f"job {job.id} failed: {job.explanation.message}"})
         else:
             self.log.info("Job %s: %s", job.id, job.explanation.message)
             yield TaskSuccessEvent()
