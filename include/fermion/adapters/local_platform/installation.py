@@ -196,7 +196,7 @@ class LocalPlatform:
         if left:
             say(f"ending {len(left)} processes of a run that did not end well")
             processes.end(left, grace_s=2)
-        addresses = self._choose_ports(port=port, say=say, notes=notes)
+        addresses = self._choose_ports(port=port, notes=notes)
         postgres = self._postgres(keys, addresses)
         if not layout.postgres.exists():
             say("making the database")
@@ -208,7 +208,7 @@ class LocalPlatform:
         self._supervisor.start(configuration, environment(layout, keys, addresses, postgres, caller=self._caller))
         return addresses
 
-    def _choose_ports(self, *, port: int | None, say: Say, notes: list[str]) -> Addresses:
+    def _choose_ports(self, *, port: int | None, notes: list[str]) -> Addresses:
         file = self._layout.ports_file
         with self._claims.choosing():
             addresses, note = ports.choose(
@@ -220,7 +220,6 @@ class LocalPlatform:
             self._claims.claim((addresses.http, addresses.postgres), supervisor=self._supervisor.socket)
         if note:
             notes.append(note)
-            say(note)
         ports.write(file, addresses)
         return addresses
 

@@ -34,6 +34,9 @@ ACCOUNTS = ("postgres", "nobody")
 PLACES = (Path("/var/lib/fermion"), Path("/var/tmp/fermion"))
 """For files that the borrowed account must reach and cannot reach under the state folder."""
 
+OWNER = "owner"
+"""Beside the files in such a place: the path of the link that leads to them."""
+
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     # A socket path is limited to 107 bytes, and every client here speaks TCP.
@@ -209,6 +212,7 @@ class EmbeddedPostgres:
         if final != self.data:
             self.data.unlink(missing_ok=True)
             self.data.symlink_to(final)
+            (folder / OWNER).write_text(str(self.data))
 
     def _run_initdb(self, account: Account | None, new: Path, password_file: Path) -> None:
         command = [str(self._programs(account) / "initdb"), "-D", str(new), "-U", SUPERUSER, "-E", "UTF8"]
@@ -313,6 +317,7 @@ def borrowed_account(data: Path) -> Account | None:
 def _place_for(data: Path, account: Account | None) -> Path:
     if account is None or account.can_enter(data.parent):
         return data.parent
+    forget_ownerless(_open_place())
     place = Path(tempfile.mkdtemp(prefix="state-", dir=_open_place()))
     place.chmod(0o711)
     return place
@@ -342,6 +347,13 @@ def forget_elsewhere(data: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent in PLACES and not any(folder.parent.glob("state-*")):
         shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def forget_ownerless(place: Path) -> None:
+    """Delete what checkouts left behind that were deleted without ``clean``: no link leads there any more."""
+    for note in place.glob(f"state-*/{OWNER}"):
+        if not Path(note.read_text()).is_symlink() and not is_served(note.parent / "postgres"):
+            shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def _open_to_all(folder: Path) -> None:
