@@ -224,9 +224,8 @@ def build_report(
     end = max([job.ended_at or now, *(lease.ended_at or now for lease in leases)])
     band = life(job, leases=leases, spans=spans, until=end)
     shares = shares_of(band)
-    declared = holds_declared(leases, pool)
     metrics = _training_series(points, job=job, now=now)
-    system = _system_series(points, declared=declared, has_lease=bool(leases), now=now)
+    system = _system_series(points, declared=holds_declared(leases, pool), has_lease=bool(leases), now=now)
     return Report(
         generated_at=now,
         job=_identity(job, leases, pool),
@@ -248,12 +247,14 @@ def build_report(
         model=_model_use(model),
         lineage=_lineage(job, leases, model),
         reproduction=reproduction(job),
-        decisions=tuple(
-            _decision_line(decision) for decision in sorted(decisions, key=lambda d: d.decided_at)[-DECISIONS:]
-        ),
+        decisions=_last_decisions(decisions),
         decision_count=len(decisions),
         log_tail=tail(log_tail),
     )
+
+
+def _last_decisions(decisions: Sequence[Decision]) -> tuple[DecisionLine, ...]:
+    return tuple(_decision_line(each) for each in sorted(decisions, key=lambda each: each.decided_at)[-DECISIONS:])
 
 
 # --- identity and outcome -------------------------------------------------------------------------------------------

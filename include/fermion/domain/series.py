@@ -63,16 +63,7 @@ def build_series(
     reason: str = "no point was recorded",
 ) -> Series:
     """One metric's series with its extremes over all points; ``reason`` is used where there is none."""
-    rows = [
-        SeriesPoint(
-            attempt=point.attempt,
-            at=point.at,
-            value=point.value if math.isfinite(point.value) else None,
-            epoch=point.epoch,
-            step=point.step,
-        )
-        for point in sorted(points, key=lambda point: (point.attempt, point.number))
-    ]
+    rows = [_row_of(point) for point in sorted(points, key=lambda point: (point.attempt, point.number))]
     finite = [row for row in rows if row.value is not None]
     why = "no recorded value is a finite number" if rows else reason
 
@@ -103,6 +94,16 @@ def build_series(
         highest=figure(max(finite, key=worth, default=None)),
         mean=_mean(finite, unit=unit, source=source, now=now, reason=why),
         reason=None if finite else why,
+    )
+
+
+def _row_of(point: MetricPoint) -> SeriesPoint:
+    return SeriesPoint(
+        attempt=point.attempt,
+        at=point.at,
+        value=point.value if math.isfinite(point.value) else None,
+        epoch=point.epoch,
+        step=point.step,
     )
 
 

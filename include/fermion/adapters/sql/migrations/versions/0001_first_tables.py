@@ -18,6 +18,8 @@ def upgrade() -> None:
     """Make them."""
     _make_jobs()
     _make_leases()
+    _make_lease_devices()
+    _make_ledger()
     _make_catalog()
     _make_datasets()
     _make_records()
@@ -104,6 +106,9 @@ def _make_leases() -> None:
         sqlite_where=sa.text("phase = 'held'"),
         postgresql_where=sa.text("phase = 'held'"),
     )
+
+
+def _make_lease_devices() -> None:
     op.create_table(
         "lease_devices",
         sa.Column("lease_id", sa.Text, nullable=False),
@@ -122,6 +127,9 @@ def _make_leases() -> None:
         sqlite_where=sa.text("live"),
         postgresql_where=sa.text("live"),
     )
+
+
+def _make_ledger() -> None:
     op.create_table(
         "ledger",
         sa.Column("seq", _BIG, nullable=False),
