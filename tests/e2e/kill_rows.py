@@ -275,7 +275,7 @@ def disk_full(live: Live) -> Job:
     job = live.submit(hyperparameters={**LONG, "output-mib": 64})
     live.wait_for_epoch(job.id, 2)
     with small_disk(live.settings.models_dir):
-        ended = live.wait_for_end(job.id, within_s=150)
+        ended = live.wait_for_end(job.id, within_s=260)
         assert not list(live.ctx.models.versions("sleeper")), "a version was published on a full disk"
     return ended
 
