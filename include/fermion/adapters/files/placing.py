@@ -39,11 +39,12 @@ def make_folder(folder: Path) -> Path:
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replace the file's content at once: a reader sees the old bytes or the new ones."""
+    """Replace the file's content at once: a reader sees the old bytes or the new ones. ``mode`` holds whatever the umask."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

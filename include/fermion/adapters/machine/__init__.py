@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+
+from fermion.adapters.files.placing import write_durably
 
 
 class SystemClock:
@@ -30,11 +30,4 @@ class ChoicesFile:
         if self._path.exists() and self._path.read_text(encoding="utf-8") == text:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._path.parent, prefix=f".{self._path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).chmod(0o644)
-            Path(name).replace(self._path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_durably(self._path, text.encode())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 
+from fermion.adapters.files.placing import write_durably
 from fermion.adapters.report.render import render_html
 from fermion.domain.report import Report
 from fermion.errors import OutsideBroken, OutsideUnavailable
@@ -77,23 +76,8 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
     data = json.dumps(report.to_payload(), indent=1, allow_nan=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(html, page)
-        _replace(payload, data)
+        write_durably(html, page.encode())
+        write_durably(payload, data.encode())
     except OSError as error:
         raise OutsideUnavailable(f"report {payload} cannot be written: {error}.", what="reports") from error
     return html, payload
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside it, reach the disk, rename over it."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
