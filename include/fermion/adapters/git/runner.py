@@ -35,6 +35,8 @@ case "$1" in
 esac
 """
 
+_KILLED_IS_GONE_WITHIN_S = 10.0
+
 
 class GitFailed(FermionError):
     """Git ended with an error; ``said`` is its message, without secrets."""
@@ -197,6 +199,9 @@ def _started(
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
+        # A killed helper is gone a moment later; the pipes that it shares with git end when it is.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_KILLED_IS_GONE_WITHIN_S)
         process.wait()
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
