@@ -1,4 +1,8 @@
-"""The forms that a person fills in. Choices come from a small file that the sync writes: no database at parse time."""
+"""The forms that a person fills in. Choices come from a small file that the sync writes: no database at parse time.
+
+A field's schema only draws the form. Airflow would answer a wrong value with the first thing that is wrong with it; so every
+value arrives at ``check_quota``, which answers all problems of a request at once, whichever door it came through.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +29,12 @@ def train_form() -> dict[str, Param]:
     """The fields of a training request, in the order a person thinks of them. Untouched it trains the example, where that is."""
     known = choices()
     return {
-        "name": Param(
+        "name": _field(
             "training", type="string", title="Name", description="What you call it.", minLength=1, maxLength=100
         ),
         **_code_fields(),
         "image": _choice(known["images"], "Image", "What it runs in: the Python environment or container."),
-        "datasets": Param(
+        "datasets": _field(
             known["datasets"][:1],
             type=["array", "null"],
             title="Datasets",
@@ -45,32 +49,32 @@ def train_form() -> dict[str, Param]:
 def _code_fields() -> dict[str, Param]:
     example = _example_repository()
     return {
-        "repository": Param(
+        "repository": _field(
             example,
             type="string",
             title="Git repository",
             description="Where your training code is, such as https://github.com/you/code.git or git@host:you/code.git."
             + (" Filled in is the example of this installation." if example else ""),
         ),
-        "ref": Param(
+        "ref": _field(
             "main",
             type="string",
             title="Branch, tag or commit",
             description="What it means now is what is trained, also if the branch moves on while the job waits.",
         ),
-        "entrypoint": Param(
+        "entrypoint": _field(
             "python train.py",
             type="string",
             title="Entrypoint",
             description="The command that trains, run in the repository's folder. No shell: write arguments as they are.",
         ),
-        "hyperparameters": Param(
+        "hyperparameters": _field(
             {},
             type="object",
             title="Hyperparameters",
             description='Such as {"epochs": 10, "lr": 0.01}: given to the entrypoint as --epochs 10 --lr 0.01.',
         ),
-        "output_model": Param(
+        "output_model": _field(
             "digits" if example else "",
             type="string",
             title="Model",
@@ -83,7 +87,7 @@ def _resource_fields(pools: list[str]) -> dict[str, Param]:
     section = "GPUs"
     return {
         "pool": _choice(pools, "GPU pool", "Which GPUs it runs on: cluster / GPU model.", section=section),
-        "gpus_per_node": Param(
+        "gpus_per_node": _field(
             1,
             type="integer",
             minimum=1,
@@ -91,10 +95,10 @@ def _resource_fields(pools: list[str]) -> dict[str, Param]:
             description="Whole GPUs of one machine.",
             section=section,
         ),
-        "nodes": Param(
+        "nodes": _field(
             1, type="integer", minimum=1, title="Nodes", description="Machines; all start together.", section=section
         ),
-        "priority": Param(
+        "priority": _field(
             0,
             type="integer",
             minimum=-1000,
@@ -103,14 +107,14 @@ def _resource_fields(pools: list[str]) -> dict[str, Param]:
             description="-1000 to 1000. Higher goes first and may take GPUs from preemptible jobs below it.",
             section=section,
         ),
-        "preemptible": Param(
+        "preemptible": _field(
             True,
             type="boolean",
             title="Preemptible",
             description="A job of higher priority may take its GPUs; it then goes on later from its last checkpoint.",
             section=section,
         ),
-        "team": Param(
+        "team": _field(
             "default", type="string", title="Team", description="Whose quota it counts against.", section=section
         ),
     }
@@ -119,21 +123,21 @@ def _resource_fields(pools: list[str]) -> dict[str, Param]:
 def _limit_fields() -> dict[str, Param]:
     section = "Limits and resuming"
     return {
-        "max_runtime": Param(
+        "max_runtime": _field(
             None,
             type=["null", "string"],
             title="Longest run",
             description="Such as 90s, 30m, 12h: ended beyond it. A job that says so may start earlier, in gaps.",
             section=section,
         ),
-        "queue_timeout": Param(
+        "queue_timeout": _field(
             None,
             type=["null", "string"],
             title="Longest wait",
             description="Such as 30m, 12h: gives up when no GPU was free for so long. Empty: the pool's default.",
             section=section,
         ),
-        "memory_mib": Param(
+        "memory_mib": _field(
             None,
             type=["null", "integer"],
             minimum=16,
@@ -141,7 +145,7 @@ def _limit_fields() -> dict[str, Param]:
             description="Ended when it takes more. Empty: the platform's default.",
             section=section,
         ),
-        "checkpoint": Param(
+        "checkpoint": _field(
             None,
             type=["null", "string"],
             title="Resume from",
@@ -154,8 +158,18 @@ def _limit_fields() -> dict[str, Param]:
 def _choice(names: list[str], title: str, description: str, **more: Any) -> Param:
     if not names:
         description = f"{description} (No choices yet: the first sync lists them within a minute.)"
-        return Param("", type="string", title=title, description=description, **more)
-    return Param(names[0], type="string", title=title, description=description, enum=names, **more)
+        return _field("", type="string", title=title, description=description, **more)
+    return _field(names[0], type="string", title=title, description=description, enum=names, **more)
+
+
+def _field(default: object, *, description: str, **drawn: Any) -> Param:
+    """A field that is drawn as ``drawn`` says, and takes every value.
+
+    In JSON Schema draft 7 whatever stands beside a ``$ref`` is ignored when a value is checked (section 8.3); Airflow's form
+    reads it all the same.
+    """
+    takes_all = {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/all"}
+    return Param(default, description=description, schema={**takes_all, "definitions": {"all": {}}, **drawn})
 
 
 def _state() -> Path:
@@ -165,7 +179,7 @@ def _state() -> Path:
 def _example_repository() -> str:
     """The example's URL where it was made, else an empty string."""
     place = _state() / "examples" / "digits.git"
-    return f"file://{place}" if place.exists() else ""
+    return place.as_uri() if place.exists() else ""
 
 
 def digits_request(**changes: object) -> dict[str, object]:
@@ -175,7 +189,7 @@ def digits_request(**changes: object) -> dict[str, object]:
         "pool": "local/declared",
         "image": "digits:1",
         "datasets": ["digits"],
-        "repository": f"file://{_state()}/examples/digits.git",
+        "repository": (_state() / "examples" / "digits.git").as_uri(),
         "ref": "main",
         "entrypoint": "python train.py",
         "hyperparameters": {"epochs": 10},

@@ -696,14 +696,14 @@ def kill_part(bench: Bench, name: str, part: str) -> None:
 # --- what it prints ---------------------------------------------------------------------------------------------------
 
 
-def test_a_flood_of_output_keeps_head_and_tail_on_a_bounded_disk(bench: Bench) -> None:
+def test_a_gibibyte_of_output_keeps_head_and_tail_on_a_bounded_disk(bench: Bench) -> None:
     source = """
         import sys
         print("the beginning")
-        print('{"progress": 1}')
-        line = "x" * 1023 + "\\n"
-        for _ in range(200):
-            sys.stdout.write(line * 1024)
+        print('{"progress": 1}', flush=True)
+        mebibyte = (b"x" * 1023 + b"\\n") * 1024
+        for _ in range(1024):
+            sys.stdout.buffer.write(mebibyte)
         print("the end")
         print('{"progress": 100}')
     """

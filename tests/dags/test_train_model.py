@@ -81,6 +81,46 @@ def test_the_form_offers_what_the_sync_has_written(tmp_path: Path, monkeypatch: 
     assert form["datasets"].schema["examples"] == kept["datasets"]
 
 
+def test_the_server_takes_every_value_so_that_the_check_answers_all_problems_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk import DAG
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from fermion_airflow.forms import train_form
+
+    monkeypatch.setenv("FERMION_STATE", str(tmp_path))
+    kept = {"pools": ["local/declared"], "images": ["digits:1"], "datasets": ["digits"]}
+    (tmp_path / "choices.json").write_text(json.dumps(kept))
+    with DAG(dag_id="form", schedule=None, params=train_form()) as dag:
+        pass
+    stored = json.loads(json.dumps(DagSerialization.to_dict(dag)))
+    params = DagSerialization.from_dict(stored).params
+    for wrong in ("no such thing", "", None, -1, 0.5, True, [1], {"a": {"b": None}}):
+        conf = dict.fromkeys(params, wrong)
+        assert params.deep_merge(conf).validate() == conf
+    assert params.get_param("pool").schema["enum"] == kept["pools"], "the form is drawn with its choices all the same"
+    assert params.get_param("gpus_per_node").schema["minimum"] == 1
+
+
+def test_the_examples_url_is_one_also_where_the_folder_has_a_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fermion.adapters.git.remotes import Remote, Rules, parse
+    from fermion.domain.request import parse_request
+    from fermion_airflow.forms import digits_request, train_form
+
+    state = tmp_path / "mein Büro" / "run"
+    (state / "examples" / "digits.git").mkdir(parents=True)
+    monkeypatch.setenv("FERMION_STATE", str(state))
+    url = train_form()["repository"].value
+    assert url == digits_request()["repository"]
+    assert parse_request(digits_request()).repository == url
+    remote = parse(url, Rules(file_roots=[state / "examples"], embedded=True))
+    assert isinstance(remote, Remote)
+    assert remote.folder == state / "examples" / "digits.git"
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", '{"pools": null}'])
 def test_a_form_without_choices_is_still_a_form(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -87,6 +87,29 @@ def test_a_request_that_parses_and_can_never_run_is_noted_and_leaves_a_failed_jo
     assert platform.job(str(carried(platform))).is_failed
 
 
+def test_what_is_misspelt_and_what_is_unknown_are_one_answer_with_a_line_for_each_problem(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {"gpus": 0, "pool": "local/h100", "image": "nothing:1", "datasets": ["nothing"], "ref": "nowhere"}
+    monkeypatch.setattr(training.FermionHook, "platform", lambda _: platform.ctx)
+    platform.runs.trigger(DAG, "r1", {})
+    operator = task(training.CheckQuota, "check_quota")
+    with pytest.raises(AirflowFailException) as failed:
+        operator.execute(context_of({**REQUEST, **wrong}))
+    heading, *lines = str(failed.value).splitlines()
+    assert "5 problems" in heading
+    assert sorted(line.split(":")[0] for line in lines) == [
+        "  - datasets",
+        "  - gpus",
+        "  - image",
+        "  - pool",
+        "  - ref",
+    ]
+    note = platform.runs.notes(DAG, "r1")["check_quota"]
+    assert all(f"**{name}**" in note for name in wrong)
+    assert "log of check_quota" in note
+
+
 def test_a_refusal_stands_also_when_it_cannot_be_noted(platform: Platform) -> None:
     with pytest.raises(RequestRefused):
         task(training.CheckQuota, "check_quota").work(platform.ctx, context_of({"gpus": 0}))

@@ -1,6 +1,7 @@
 """A request for a training: from what a person or program wrote to a ``JobSpec``, or to all of its problems at once.
 
-Pure: nothing is looked up. Whether a pool, image, dataset, host or branch exists is asked later, by ``check_quota``.
+Pure: nothing is looked up. Whether a pool, image, dataset, host or branch exists is asked by ``usecases/examine.py``, also
+for the fields that could be read of a request that is wrong in others.
 Keys may be snake_case or camelCase, with the names of the API (``poolId``, ``gitBranch``, ``gpuCount``) as second names.
 """
 
@@ -10,8 +11,9 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from fermion.domain.durations import parse_duration
@@ -96,39 +98,71 @@ _FIXES: Final[Mapping[str, str]] = {
 }
 
 
-def parse_request(raw: Mapping[str, object]) -> JobSpec:
-    """The spec that a request means.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What was read of a request: the fields of a ``JobSpec`` that are well-formed, and what is wrong with the others.
+
+    A field that was left out has its default. Of datasets that are named wrongly the well-formed names are there.
+    """
+
+    values: Mapping[str, Any]
+    problems: tuple[Problem, ...] = ()
+
+    @classmethod
+    def of(cls, spec: JobSpec) -> Reading:
+        """A spec, wholly read."""
+        return cls(values={field.name: getattr(spec, field.name) for field in fields(spec)})
+
+    def owned_by(self, owner: str) -> Reading:
+        """The same, asked for by that owner whatever it says itself."""
+        return replace(self, values={**self.values, "owner": owner})
+
+    def spec(self) -> JobSpec:
+        """The spec that it means.
+
+        Raises:
+            RequestRefused: it has problems; all of them are listed.
+        """
+        if self.problems:
+            raise RequestRefused(self.problems, what="training request")
+        return JobSpec(**self.values)
+
+
+def read_request(raw: Mapping[str, object]) -> Reading:
+    """All that a request says, field by field.
 
     An empty string or null is the same as leaving the key out. ``gpus`` are GPUs in all, ``gpus_per_node`` on each node;
     a string entrypoint is split into words; durations are ``90s``, ``2h`` or, as a number, seconds.
+    """
+    reader = _Reader(raw)
+    reader.text("name", _name_problem)
+    reader.text("pool", _matches(_POOL, "a pool's id, as local/declared"))
+    reader.text("image", _matches(_IMAGE, "an image's name and tag, as digits:1"))
+    reader.text("repository", _repository_problem)
+    reader.optional_text("ref", _ref_problem, "main")
+    reader.entrypoint()
+    reader.output_model()
+    reader.datasets()
+    reader.hyperparameters()
+    reader.whole("memory_mib", low=16, high=MAX_MEMORY_MIB, default=None)
+    reader.whole("priority", low=-MAX_PRIORITY, high=MAX_PRIORITY, default=0)
+    reader.truth("preemptible", default=True)
+    reader.duration("max_runtime")
+    reader.duration("queue_timeout")
+    reader.optional_text("checkpoint", _matches(_JOB_ID, "a job's id, as job-20241110-001"), None)
+    reader.optional_text("owner", _matches(_PERSON, "a user's name"), "unknown")
+    reader.optional_text("team", _matches(_PERSON, "a team's name"), "default")
+    reader.gpus()
+    return reader.reading()
+
+
+def parse_request(raw: Mapping[str, object]) -> JobSpec:
+    """The spec that a request means.
 
     Raises:
         RequestRefused: it has problems; all of them are listed.
     """
-    reader = _Reader(raw)
-    values: dict[str, object] = {
-        "name": reader.text("name", _name_problem),
-        "pool": reader.text("pool", _matches(_POOL, "a pool's id, as local/declared")),
-        "image": reader.text("image", _matches(_IMAGE, "an image's name and tag, as digits:1")),
-        "repository": reader.text("repository", _repository_problem),
-        "ref": reader.optional_text("ref", _ref_problem, "main"),
-        "entrypoint": reader.entrypoint(),
-        "output_model": reader.output_model(),
-        "datasets": reader.datasets(),
-        "hyperparameters": reader.hyperparameters(),
-        "memory_mib": reader.whole("memory_mib", low=16, high=MAX_MEMORY_MIB, default=None),
-        "priority": reader.whole("priority", low=-MAX_PRIORITY, high=MAX_PRIORITY, default=0),
-        "preemptible": reader.truth("preemptible", default=True),
-        "max_runtime": reader.duration("max_runtime"),
-        "queue_timeout": reader.duration("queue_timeout"),
-        "checkpoint": reader.optional_text("checkpoint", _matches(_JOB_ID, "a job's id, as job-20241110-001"), None),
-        "owner": reader.optional_text("owner", _matches(_PERSON, "a user's name"), "unknown"),
-        "team": reader.optional_text("team", _matches(_PERSON, "a team's name"), "default"),
-    }
-    values["nodes"], values["gpus_per_node"] = reader.gpus()
-    if reader.problems:
-        raise RequestRefused(reader.problems, what="training request")
-    return JobSpec(**cast(dict[str, Any], values))
+    return read_request(raw).spec()
 
 
 def to_payload(spec: JobSpec) -> dict[str, object]:
@@ -195,12 +229,14 @@ Check = Callable[[str], str | None]
 
 
 class _Reader:
-    """Takes fields out of a raw request and gathers what is wrong with them."""
+    """Takes fields out of a raw request: each is either read or has a problem."""
 
     def __init__(self, raw: Mapping[str, object]) -> None:
-        self.problems: list[Problem] = []
+        self._problems: list[Problem] = []
+        self._read: dict[str, Any] = {}
         self._values: dict[str, object] = {}
         self._written: dict[str, str] = {}
+        self._contested: set[str] = set()
         if not isinstance(raw, Mapping):
             self._refuse("request", "not_an_object", f"it is {_shown(raw)}.", "Send an object with named fields.")
             return
@@ -208,99 +244,106 @@ class _Reader:
             self._take(key, value)
         self._report_unknown([str(key) for key in raw if key not in _CANONICAL])
 
-    def text(self, name: str, check: Check) -> str:
+    def reading(self) -> Reading:
+        """What was read so far."""
+        values = {name: value for name, value in self._read.items() if name not in self._contested}
+        return Reading(values=values, problems=tuple(self._problems))
+
+    def text(self, name: str, check: Check) -> None:
         """A checked string that must be there."""
         if name not in self._values:
             self._refuse(name, "missing", "it is missing.", _MISSING.get(name, f"Say which {name} to use."))
-        return self.optional_text(name, check, "") or ""
+        else:
+            self.optional_text(name, check, None)
 
-    def optional_text(self, name: str, check: Check, default: str | None) -> str | None:
+    def optional_text(self, name: str, check: Check, default: str | None) -> None:
         """A checked string, or the default."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
+        value = self._values.get(name, default)
+        if value is not None and not isinstance(value, str):
             self._refuse(name, "not_text", f"{_shown(value)} is not a string.", "Write it as a string.")
-            return default
-        wrong = "is not valid text" if _NOT_TEXT.search(value) else check(value)
+            return
+        wrong = None if value is None else _text_problem(value, check)
         if wrong is not None:
             fix = _FIXES.get(name, "Correct it.")
-            self._refuse(
-                name, "unsafe" if name in ("repository", "ref") else "bad_name", f"{_shown(value)} {wrong}.", fix
-            )
-        return value
+            code = "unsafe" if name in ("repository", "ref") else "bad_name"
+            self._refuse(name, code, f"{_shown(value)} {wrong}.", fix)
+            return
+        self._read[name] = value
 
-    def whole(self, name: str, *, low: int, high: int, default: int | None) -> int | None:
+    def whole(self, name: str, *, low: int, high: int, default: int | None) -> None:
         """A whole number within its range, inclusive."""
         value = self._values.get(name)
         if value is None:
-            return default
+            self._read[name] = default
+            return
         number, wrong = _whole(value)
         if wrong is None and number is not None and not low <= number <= high:
             wrong = "out_of_range"
         if wrong is not None:
             words = _WRONG_NUMBER[wrong]
             self._refuse(name, wrong, f"{_shown(value)} {words}.", f"Ask for a whole number from {low} to {high}.")
-            return default
-        return number
+            return
+        self._read[name] = number
 
-    def truth(self, name: str, *, default: bool) -> bool:
+    def truth(self, name: str, *, default: bool) -> None:
         """A bool, or the words true and false."""
         value = self._values.get(name, default)
         if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
+            value = value.lower() == "true"
         if not isinstance(value, bool):
             self._refuse(name, "not_a_bool", f"{_shown(value)} is neither true nor false.", "Write true or false.")
-            return default
-        return value
+            return
+        self._read[name] = value
 
-    def duration(self, name: str) -> timedelta | None:
+    def duration(self, name: str) -> None:
         """A duration of at least a second, or None."""
         value = self._values.get(name)
-        if value is None:
-            return None
         try:
-            duration = _duration(value)
+            duration = None if value is None else _duration(value)
         except (ValueError, OverflowError) as error:
             self._refuse(name, "not_a_duration", f"{error}.", "Write 90s, 15m, 2h or 7d, or a number of seconds.")
-            return None
-        if not timedelta(seconds=1) <= duration <= MAX_DURATION:
+            return
+        if duration is not None and not timedelta(seconds=1) <= duration <= MAX_DURATION:
             message = f"{_shown(value)} is not between 1 second and {MAX_DURATION.days} days."
             self._refuse(name, "out_of_range", message, "Ask for a duration in that range, or leave it out.")
-        return duration
+            return
+        self._read[name] = duration
 
-    def entrypoint(self) -> tuple[str, ...]:
+    def entrypoint(self) -> None:
         if "entrypoint" not in self._values:
             self._refuse("entrypoint", "missing", "it is missing.", _MISSING["entrypoint"])
-            return ()
+            return
         words, problems = parse_entrypoint(self._values["entrypoint"])
-        self.problems.extend(problems)
-        return words
+        self._problems.extend(problems)
+        if not problems:
+            self._read["entrypoint"] = words
 
-    def output_model(self) -> str:
-        value = self.text("output_model", lambda _: None)
-        if value:
-            self.problems.extend(problems_of(value))
-        return value
+    def output_model(self) -> None:
+        self.text("output_model", lambda _: None)
+        problems = problems_of(self._read["output_model"]) if "output_model" in self._read else []
+        self._problems.extend(problems)
+        if problems:
+            del self._read["output_model"]
 
-    def datasets(self) -> tuple[str, ...]:
+    def datasets(self) -> None:
         value = self._values.get("datasets", ())
         names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             self._refuse("datasets", "not_a_list", f"{_shown(value)} is not a list of names.", "Write a list of names.")
-            return ()
+            return
         if len(names) > MAX_DATASETS:
             message = f"it names {len(names)} datasets; at most {MAX_DATASETS} can be mounted."
             self._refuse("datasets", "too_many", message, "Join some of them into one dataset.")
-            return ()
+            return
         for name in sorted({name for name in names if names.count(name) > 1}):
             self._refuse("datasets", "duplicate", f"{_shown(name)} is named twice.", "Name each dataset once.")
+        good = dict.fromkeys(name for name in names if _DATASET.fullmatch(name) is not None)
         for name in names:
-            if _DATASET.fullmatch(name) is None:
+            if name not in good:
                 self._refuse("datasets", "bad_name", f"{_shown(name)} is not a dataset's name.", "Use names as digits.")
-        return tuple(names)
+        self._read["datasets"] = tuple(good)
 
-    def hyperparameters(self) -> dict[str, str | int | float | bool]:
+    def hyperparameters(self) -> None:
         value = self._values.get("hyperparameters", {})
         if isinstance(value, str) and len(value) <= 2 * MAX_HYPERPARAMETERS_BYTES:
             value = _json_of(value)
@@ -308,36 +351,38 @@ class _Reader:
         if size > MAX_HYPERPARAMETERS_BYTES:
             message = f"they take {size:,} bytes; at most {MAX_HYPERPARAMETERS_BYTES:,} are kept."
             self._refuse("hyperparameters", "too_large", message, "Put large values into a file of the repository.")
-            return {}
+            return
         if not isinstance(value, Mapping):
             message = f"{_shown(value)} is not an object of names and values."
             self._refuse("hyperparameters", "not_an_object", message, 'Write an object, for example {"epochs": 10}.')
-            return {}
+            return
         if len(value) > MAX_HYPERPARAMETERS:
             message = f"there are {len(value)} of them; at most {MAX_HYPERPARAMETERS} are kept."
             self._refuse("hyperparameters", "too_many", message, "Put them into a file of the repository.")
-            return {}
+            return
         problems = [problem for key, item in value.items() for problem in _problems_of_hyperparameter(key, item)]
-        self.problems.extend(problems)
-        return {str(key): cast(str | int | float | bool, item) for key, item in value.items()}
+        self._problems.extend(problems)
+        if not problems:
+            self._read["hyperparameters"] = dict(value)
 
-    def gpus(self) -> tuple[int, int]:
-        """(nodes, GPUs per node), from ``gpus`` in all or ``gpus_per_node``."""
-        before = len(self.problems)
-        nodes = self.whole("nodes", low=1, high=MAX_NODES, default=1) or 1
-        per_node = self.whole("gpus_per_node", low=1, high=MAX_GPUS_PER_NODE, default=None)
-        in_all = self.whole("gpus", low=1, high=MAX_NODES * MAX_GPUS_PER_NODE, default=None)
-        if len(self.problems) > before or in_all is None:
-            return nodes, per_node or 1
-        if per_node is None and in_all % nodes == 0 and in_all // nodes <= MAX_GPUS_PER_NODE:
-            return nodes, in_all // nodes
-        if per_node is not None and per_node * nodes == in_all:
-            return nodes, per_node
-        each = "" if per_node is None else f" with {per_node} each"
-        message = f"{in_all} GPUs cannot be spread evenly over {nodes} node{'s' if nodes > 1 else ''}{each}."
-        fix = f"Ask for the same number on each node, at most {MAX_GPUS_PER_NODE}; gpus is nodes x gpus_per_node."
-        self._refuse("gpus", "uneven", message, fix)
-        return nodes, 1
+    def gpus(self) -> None:
+        """``nodes`` and ``gpus_per_node``, from ``gpus`` in all or from themselves."""
+        self.whole("nodes", low=1, high=MAX_NODES, default=1)
+        self.whole("gpus_per_node", low=1, high=MAX_GPUS_PER_NODE, default=None)
+        self.whole("gpus", low=1, high=MAX_NODES * MAX_GPUS_PER_NODE, default=None)
+        if not {"nodes", "gpus_per_node", "gpus"} <= self._read.keys() - self._contested:
+            for name in ("nodes", "gpus_per_node", "gpus"):
+                self._read.pop(name, None)  # the one without the others says nothing
+            return
+        nodes, per_node, in_all = (self._read.pop(name) for name in ("nodes", "gpus_per_node", "gpus"))
+        each = per_node or (1 if in_all is None else in_all // nodes)
+        if in_all is not None and (each * nodes != in_all or not 1 <= each <= MAX_GPUS_PER_NODE):
+            with_each = "" if per_node is None else f" with {per_node} each"
+            message = f"{in_all} GPUs cannot be spread evenly over {nodes} node{'s' if nodes > 1 else ''}{with_each}."
+            fix = f"Ask for the same number on each node, at most {MAX_GPUS_PER_NODE}; gpus is nodes x gpus_per_node."
+            self._refuse("gpus", "uneven", message, fix)
+            return
+        self._read.update(nodes=nodes, gpus_per_node=each)
 
     def _take(self, key: object, value: object) -> None:
         name = _CANONICAL.get(key) if isinstance(key, str) else None
@@ -347,6 +392,7 @@ class _Reader:
         if name in self._values and self._values[name] != value:
             message = f"it is given as {self._written[name]} and as {key}, with different values."
             self._refuse(name, "given_twice", message, f"Give {name} once.")
+            self._contested.add(name)
             return
         self._values[name] = value
         self._written[name] = str(key)
@@ -361,7 +407,7 @@ class _Reader:
             self._refuse("request", "unknown_field", message, f"Known fields: {', '.join(_NAMES)}.")
 
     def _refuse(self, field: str, code: str, message: str, fix: str) -> None:
-        self.problems.append(Problem(field=field, code=code, message=message, fix=fix))
+        self._problems.append(Problem(field=field, code=code, message=message, fix=fix))
 
 
 _WRONG_NUMBER: Final = {
@@ -424,6 +470,10 @@ def _matches(pattern: re.Pattern[str], what: str) -> Check:
     return check
 
 
+def _text_problem(value: str, check: Check) -> str | None:
+    return "is not valid text" if _NOT_TEXT.search(value) else check(value)
+
+
 def _name_problem(value: str) -> str | None:
     if len(value) > 100:
         return f"has {len(value)} characters; at most 100 fit"
@@ -448,7 +498,7 @@ def _repository_problem(value: str) -> str | None:
         return f"has {len(value)} characters; at most 2048 fit"
     if "${" in value:
         return "holds a variable that was not filled in; only a spec file given to the fermion command may hold one"
-    if " " in value or _CONTROL.search(unquote(value)):
+    if _CONTROL.search(unquote(value)) or (" " in value and not value.lower().startswith("file://")):
         return "holds a space, a line break or another control character"
     if value.startswith("-"):
         return "starts with a dash, as an option does"

@@ -15,13 +15,13 @@ def tell_refusal(ctx: Context, refused: RequestRefused, *, dag_id: str, run_id: 
     if ctx.runs is None:
         return
     try:
-        ctx.runs.note(dag_id, run_id, task_id, note_of(refused))
+        ctx.runs.note(dag_id, run_id, task_id, note_of(refused, task_id))
     except FermionError as error:
         log.warning("the refusal could not be noted on the run: %s", error)
 
 
-def note_of(refused: RequestRefused) -> str:
-    """The refusal in Markdown, one line a problem."""
+def note_of(refused: RequestRefused, task_id: str) -> str:
+    """The refusal in Markdown, one line a problem. It begins with where the whole is found: a note may be cut."""
     count = len(refused.problems)
     lines = "\n".join(f"- **{each.field}**: {each.message} {each.fix}" for each in refused.problems)
-    return f"The request has {count} problem{'s' if count != 1 else ''}:\n\n{lines}"
+    return f"The request has {count} problem{'s' if count != 1 else ''} (whole in the log of {task_id}):\n\n{lines}"

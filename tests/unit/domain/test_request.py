@@ -19,6 +19,7 @@ from fermion.domain.request import (
     arguments_of,
     from_payload,
     parse_request,
+    read_request,
     same_request,
     to_payload,
 )
@@ -141,6 +142,7 @@ def test_the_script_of_an_entrypoint_is_the_file_that_the_repository_must_hold(
         "ssh://git@github.com/team/digits.git",
         "git@github.com:team/digits.git",
         "file:///srv/my%20git/digits.git",
+        "file:///srv/mein Büro/digits.git",
         "file:///srv/git/digits.git",
         "http://127.0.0.1:3000/team/digits.git",
     ],
@@ -402,6 +404,20 @@ def test_these_output_models_are_refused(output_model: object) -> None:
 def test_something_that_is_no_object_is_refused() -> None:
     with pytest.raises(RequestRefused, match="named fields"):
         parse_request([1, 2])  # type: ignore[arg-type]
+
+
+def test_what_can_be_read_is_read_although_other_fields_are_wrong() -> None:
+    read = read_request({**VALID, "pool": "nowhere", "gpus": 0, "nodes": 2, "datasets": ["../x", "a", "a"], "ref": 7})
+    assert read.values["image"] == "digits:1"
+    assert read.values["datasets"] == ("a",)
+    assert not {"pool", "ref", "gpus", "nodes", "gpus_per_node"} & read.values.keys()
+    assert len(read.problems) == 5
+
+
+@pytest.mark.parametrize("field", ["pool", "gpus"])
+def test_a_field_that_is_given_twice_with_different_values_counts_as_unread(field: str) -> None:
+    other = {"pool": {"poolId": "other/declared"}, "gpus": {"gpus": 1, "gpuCount": 2}}[field]
+    assert not {field, "gpus_per_node" if field == "gpus" else field} & read_request({**VALID, **other}).values.keys()
 
 
 # --- payloads, arguments ---------------------------------------------------------------------------------------------

@@ -76,7 +76,8 @@ def _of_text(url: str) -> list[Problem]:
         helper = url.split("::", 1)[0]
         message = f"{helper + '::'!r} asks git to run a remote helper program."
         found.append(_problem("remote_helper", message, "Write a URL such as https://host/path."))
-    if not url.isprintable() or " " in url or "\\" in url or _HIDDEN_CONTROL.search(url):
+    spaced = " " in url and not url.lower().startswith("file://")
+    if not url.isprintable() or spaced or "\\" in url or _HIDDEN_CONTROL.search(url):
         message = f"{shown(url)} has spaces, backslashes or control characters."
         found.append(_problem("bad_characters", message, "Remove them."))
     return found

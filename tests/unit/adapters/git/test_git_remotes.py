@@ -54,6 +54,15 @@ def test_a_local_repository_is_allowed_below_a_root_and_only_when_embedded(tmp_p
     assert _codes(parse(f"file://{tmp_path}/git/a", Rules(file_roots=[tmp_path]))) == ["scheme"]
 
 
+@pytest.mark.parametrize("written", ["my%20B%C3%BCro/a", "my Büro/a"])
+def test_a_local_path_may_be_written_as_it_is_or_encoded(tmp_path: Path, written: str) -> None:
+    remote = parse(f"file://{tmp_path}/{written}", Rules(file_roots=[tmp_path], embedded=True))
+
+    assert isinstance(remote, Remote)
+    assert remote.folder == tmp_path / "my Büro" / "a"
+    assert remote.url.endswith("/my%20B%C3%BCro/a"), "one repository, one mirror"
+
+
 @pytest.mark.parametrize(
     ("url", "codes"),
     [
