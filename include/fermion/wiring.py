@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from fermion.errors import DriverCannot, NotFound
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from fermion.ports import Clock, Driver, EngineUpkeep, ModelRepository, Runs
     from fermion.settings import DataSettings, ModelsSettings, Settings
 
-__all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs"]
+__all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs", "preload"]
 
 
 Secrets = Callable[[str], tuple[str, str] | None]
@@ -222,6 +225,28 @@ def open_runs(settings: Settings) -> Runs:
         return "admin", str(passwords["admin"])
 
     return RestRuns(settings.airflow_url, credentials)
+
+
+def preload() -> None:
+    """Import what this installation imports sooner or later, for a process that forks others.
+
+    The platform that is built for it is thrown away: nothing is connected and no file is opened.
+
+    Raises:
+        SettingsInvalid: the configuration is wrong; every problem with its line.
+    """
+    import fermion.adapters.report
+    import fermion.usecases
+    from fermion.settings import load
+
+    settings = load()
+    _build(settings, settings.database_url, None)
+    for package in (fermion.usecases, fermion.adapters.report):
+        for module in iter_modules(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
+    for library in ("git", "psycopg"):
+        with contextlib.suppress(ImportError):  # it says so when it is needed
+            import_module(library)
 
 
 def migrate(database_url: str) -> str:

@@ -214,9 +214,7 @@ def test_a_program_that_cannot_start_is_told_with_the_end_of_its_log(tmp_path: P
     (root / "dags").mkdir(parents=True)
     (root / "config").mkdir()
     settings = (ROOT / "config" / "airflow.cfg").read_text()
-    (root / "config" / "airflow.cfg").write_text(
-        settings.replace("executor = LocalExecutor", "executor = NoSuchExecutor")
-    )
+    (root / "config" / "airflow.cfg").write_text(settings.replace(".PreloadingExecutor", ".NoSuchExecutor"))
     broken = Installation(root, tmp_path / "run")
     try:
         said = broken.call("up", code=3)

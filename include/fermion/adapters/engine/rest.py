@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from urllib.parse import quote
 
 import httpx
@@ -27,8 +28,13 @@ class RestRuns:
 
     def __init__(self, server: str, credentials: Callable[[], tuple[str, str]]) -> None:
         self._credentials = credentials
-        self._client = httpx.Client(base_url=server.rstrip("/"), timeout=TIMEOUT_S)
+        self._server = server.rstrip("/")
         self._token: str | None = None
+
+    @cached_property
+    def _client(self) -> httpx.Client:
+        # Made at the first call: reading the machine's certificates takes longer than most tasks' own work.
+        return httpx.Client(base_url=self._server, timeout=TIMEOUT_S)
 
     def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, object]) -> bool:
         """Start a run; False when it exists already."""
@@ -65,7 +71,7 @@ class RestRuns:
             answer = self._send(method, path, json)
         if answer.status_code in expected:
             return answer
-        where = f"{method} {path} on {self._client.base_url}"
+        where = f"{method} {path} on {self._server}"
         if answer.status_code == 403:
             raise NotPermitted(f"{where}: you may not do this. {_detail(answer)}", what=path)
         if answer.status_code == 404:
@@ -80,7 +86,7 @@ class RestRuns:
             return self._client.request(method, path, json=json, headers=headers)
         except httpx.HTTPError as error:
             raise OutsideUnavailable(
-                f"Airflow at {self._client.base_url} does not answer ({type(error).__name__}). Is the platform up? `make up` starts it.",
+                f"Airflow at {self._server} does not answer ({type(error).__name__}). Is the platform up? `make up` starts it.",
                 what="airflow",
             ) from error
 
