@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Protocol
 
 from fermion.domain.artifacts import DatasetVersion, Image, ModelDraft, ModelVersion
-from fermion.domain.jobs import Job, Phase
+from fermion.domain.jobs import Job, Phase, Pins
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.pools import Node
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
 from fermion.domain.report import Report
+from fermion.domain.retention import Freed
 from fermion.domain.workloads import Chunk, Grant, Seen, WorkloadSpec
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -331,6 +332,14 @@ class Images(Protocol):
         """
         ...
 
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """Delete the least recently used until the rest fits its cap, and what killed callers left half made.
+
+        Nothing that ``needed`` names or that a workload uses. docker: the engine's images of ours. kubernetes: nothing, each
+        node's kubelet does it.
+        """
+        ...
+
 
 class Datasets(Protocol):
     """Staging of datasets near the GPUs, read-only, one copy shared by all jobs.
@@ -345,6 +354,10 @@ class Datasets(Protocol):
         Raises:
             OutsideBroken: the source's content is not that version any more (the message names the files).
         """
+        ...
+
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """As ``Images.tidy``. kubernetes: claims of versions."""
         ...
 
 
@@ -385,6 +398,10 @@ class Code(Protocol):
 
     def has_file(self, repository: str, commit: str, path: str) -> bool:
         """Whether the commit holds a regular file at ``path`` that is not a link out of the repository."""
+        ...
+
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """As ``Images.tidy``, of checkouts and mirrors together. kubernetes: claims of checkouts."""
         ...
 
 
@@ -544,6 +561,10 @@ class ModelRepository(Protocol):
 
     def verify(self, version: ModelVersion) -> Sequence[str]:
         """Read every byte again; a sentence for each file that is missing or differs (empty: intact)."""
+        ...
+
+    def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Freed:
+        """Delete what publishers that died left, and that belongs to no version. A publish takes less than ``older_than``."""
         ...
 
 

@@ -139,6 +139,7 @@ def _code(settings: Settings, secrets: Secrets | None) -> Repositories:
             embedded=embedded,
         ),
         credentials=lambda host: secrets(connection) if connection and secrets else None,
+        size_limit=settings.caches.code_bytes,
     )
 
 

@@ -1,12 +1,16 @@
-"""Forget what its retention has ended. Published models, leases, the ledger and the jobs themselves are never touched."""
+"""Forget what its retention has ended, and what was only kept to be quick. What is kept for ever, and why, is a table in
+``docs/data.md``: published models, leases, the ledger and the jobs themselves are never touched.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
-from fermion.domain.jobs import FINAL, Job
+from fermion.domain.jobs import FINAL, Job, Pins
+from fermion.domain.retention import Freed
 from fermion.errors import FermionError
 from fermion.usecases.context import Context
 from fermion.usecases.tend import OPEN
@@ -15,6 +19,10 @@ log = logging.getLogger(__name__)
 
 RECORDS = ("events", "decisions", "points")
 PAGE = 200
+SLICE = timedelta(hours=1)
+"""Records are deleted an hour of the past at a time, each in a transaction of its own: nobody waits long for its locks."""
+LEFTOVERS = timedelta(days=1)
+"""No publish takes this long: what is older belongs to one that died."""
 UPKEEP_DAGS = ("sync_platform", "keep_house")
 UPKEEP_RUNS = timedelta(days=1)
 """Runs of the platform's own upkeep (2,880 a day) tell nothing after this; what they found is among the events."""
@@ -28,7 +36,7 @@ def retain(ctx: Context) -> Sequence[str]:
     """
     done: list[str] = []
     failed: FermionError | None = None
-    for step in (_forget_records, _forget_folders, _forget_reports, _forget_runs):
+    for step in (_forget_records, _forget_folders, _forget_reports, *_caches(ctx), _clear_models, _forget_runs):
         try:
             done += step(ctx)
         except FermionError as error:
@@ -45,11 +53,26 @@ def _forget_records(ctx: Context) -> list[str]:
         age: timedelta | None = getattr(ctx.rules.retention, kind)
         if age is None:
             continue
-        with ctx.store.begin() as tx:
-            count = tx.records.forget(before=ctx.clock.now() - age, kinds=[kind])
+        count = sum(_forget_slice(ctx, kind, before) for before in _slices(ctx, kind, ctx.clock.now() - age))
         if count:
             done.append(f"{count} {kind} older than {age.days} days")
     return done
+
+
+def _slices(ctx: Context, kind: str, end: datetime) -> Iterator[datetime]:
+    """Where each slice ends, from where the last time came to until ``end``."""
+    with ctx.store.read() as tx:
+        remembered = (tx.records.memory(f"retain:{kind}") or {}).get("before")
+    at = datetime.fromisoformat(str(remembered)) if remembered else end
+    while (at := at + SLICE) < end:
+        yield at
+    yield end
+
+
+def _forget_slice(ctx: Context, kind: str, before: datetime) -> int:
+    with ctx.store.begin() as tx:
+        tx.records.put_memory(f"retain:{kind}", {"before": before.isoformat()}, now=ctx.clock.now())
+        return tx.records.forget(before=before, kinds=[kind])
 
 
 def _forget_folders(ctx: Context) -> list[str]:
@@ -97,6 +120,29 @@ def _ended(ctx: Context, since: datetime | None, before: datetime) -> Iterator[J
             return
         yield from (job for job in page if job.ended_at is not None and job.ended_at < before)
         last = page[-1].id
+
+
+def _caches(ctx: Context) -> Iterator[Callable[[Context], list[str]]]:
+    """One step for each cache of each cluster, so that one that cannot be reached keeps no other from being tidied."""
+    for name, driver in sorted(ctx.drivers.items()):
+        yield partial(_tidy, driver.images.tidy, f"images of cluster {name}")
+        yield partial(_tidy, driver.datasets.tidy, f"staged datasets of cluster {name}")
+        yield partial(_tidy, driver.code.tidy, f"checkouts and mirrors of cluster {name}")
+
+
+def _tidy(tidy: Callable[[Collection[Pins]], Freed], what: str, ctx: Context) -> list[str]:
+    """Bring a cache below its cap; nothing leaves that an open job has pinned, whether it runs or waits."""
+    with ctx.store.read() as tx:
+        needed = [job.pins for job in tx.jobs.find(phases=OPEN) if job.pins is not None]
+    return _told(tidy(needed), what)
+
+
+def _clear_models(ctx: Context) -> list[str]:
+    return _told(ctx.models.clear_leftovers(older_than=LEFTOVERS, now=ctx.clock.now()), "leftovers of dead publishers")
+
+
+def _told(freed: Freed, what: str) -> list[str]:
+    return [f"{freed.items} {what}, {freed.size_bytes:,} bytes"] if freed.items else []
 
 
 def _forget_runs(ctx: Context) -> list[str]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from fermion.adapters.memory.records import MemoryRecords
 from fermion.domain.records import Event
 from fermion.domain.retention import Retention
 from fermion.errors import OutsideUnavailable
 from fermion.usecases.report import write_report
 from fermion.usecases.retain import retain
+from fermion.usecases.stop import request_stop
 from platforms import Platform
 
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 WEEK = Retention(runs=7 * DAY, workloads=7 * DAY, events=7 * DAY, decisions=7 * DAY, points=7 * DAY, reports=7 * DAY)
 
 
@@ -142,3 +145,53 @@ def test_an_engine_that_does_not_answer_fails_the_round_after_everything_else_wa
     with pytest.raises(OutsideUnavailable, match="away"):
         retain(replace(platform.ctx, upkeep=Upkeep(answers=False)))
     assert not has_folder(platform, job_id)
+
+
+def test_records_are_forgotten_an_hour_at_a_time_from_where_the_last_time_came_to(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[datetime] = []
+    forget = MemoryRecords.forget
+
+    def note(records: MemoryRecords, *, before: datetime, kinds: Collection[str]) -> int:
+        if "events" in kinds:
+            asked.append(before)
+        return forget(records, before=before, kinds=kinds)
+
+    monkeypatch.setattr(MemoryRecords, "forget", note)
+    retain(platform.ctx)
+    platform.clock.advance(5 * HOUR)
+    with platform.ctx.store.begin() as tx:
+        for hours in (1, 3, 6):
+            at = platform.clock.now() - 7 * DAY - hours * HOUR
+            tx.records.add_event(Event(actor="ann", verb="said", target="x", at=at))
+    assert "3 events older than 7 days" in retain(platform.ctx)
+    end = platform.clock.now() - 7 * DAY
+    assert asked == [end - 5 * HOUR, *(end - hours * HOUR for hours in (4, 3, 2, 1, 0))]
+
+
+def test_what_an_open_job_has_pinned_stays_in_the_caches_whether_it_runs_or_waits(platform: Platform) -> None:
+    platform.driver.datasets.cap = 0
+    waiting, running = platform.submit("r1"), platform.start(platform.submit("r2"))
+    assert retain(platform.ctx) == []
+    platform.finish(running)
+    assert retain(platform.ctx) == [], "the other one waits"
+    request_stop(platform.ctx, waiting.id, actor="ann")
+    platform.tend(waiting)
+    assert retain(platform.ctx) == ["1 staged datasets of cluster local, 0 bytes"]
+
+
+def test_what_a_dead_publisher_left_is_cleared_and_told_with_its_bytes(platform: Platform, tmp_path: Path) -> None:
+    left = tmp_path / "models" / ".staging" / "dead"
+    left.mkdir(parents=True)
+    (left / "weights").write_bytes(b"12345")
+    assert retain(platform.ctx) == ["1 leftovers of dead publishers, 5 bytes"]
+    assert not left.exists()
+
+
+def test_a_cluster_that_does_not_answer_keeps_nothing_else_from_being_tidied(platform: Platform) -> None:
+    upkeep = Upkeep()
+    platform.driver.line.cut()
+    with pytest.raises(OutsideUnavailable):
+        retain(replace(platform.ctx, upkeep=upkeep))
+    assert len(upkeep.asked) == 2

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from fermion.adapters.datasets.origin import Origin
@@ -11,7 +12,12 @@ from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
 from fermion.adapters.files.shelf import Filling, Shelf
 from fermion.adapters.files.trees import hash_file, in_parallel
 from fermion.domain.artifacts import DatasetVersion, FileEntry, tree_checksum
+from fermion.domain.jobs import Pins
+from fermion.domain.retention import Freed
 from fermion.errors import OutsideBroken, OutsideUnavailable
+
+LEFTOVERS = timedelta(days=1)
+"""Staging that nobody went on with for so long is given up; before that the next call continues it."""
 
 _SHOWN = 10
 
@@ -44,6 +50,11 @@ class DatasetCache:
                 reason = "the disk is full" if is_full(error) else error.strerror
                 message = f"dataset '{version.dataset}' cannot be staged below {self._shelf.root}: {reason}."
                 raise OutsideUnavailable(f"{message} Nothing half is visible; call again.", what=name) from error
+
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """See ``ports.Datasets``."""
+        keep = {entry_name(checksum) for pins in needed for checksum in pins.datasets.values()}
+        return self._shelf.tidy(keep=keep, leftovers_after=LEFTOVERS)
 
     def hold(self, checksum: str, holder: str) -> None:
         """Keep a staged version from eviction until ``drop``.

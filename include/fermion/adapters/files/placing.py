@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -114,6 +115,16 @@ def remove_tree(tree: Path) -> None:
         return
     open_folders(tree)
     shutil.rmtree(tree, ignore_errors=False)
+
+
+def size_of(tree: Path) -> int:
+    """Bytes of all files of a tree; 0 where nothing is. What goes away meanwhile does not count."""
+    total = 0
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
 
 
 def free_bytes(folder: Path) -> int:

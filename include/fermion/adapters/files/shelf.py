@@ -26,7 +26,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from fermion.adapters.files.locks import lock, try_lock
-from fermion.adapters.files.placing import free_bytes, place, remove_tree, seal, write_durably
+from fermion.adapters.files.placing import free_bytes, place, remove_tree, seal, size_of, write_durably
+from fermion.domain.retention import Freed
 from fermion.errors import DriverCannot, NotFound, OutsideUnavailable
 
 _GIB = 1 << 30
@@ -85,7 +86,7 @@ class Shelf:
         try:
             os.utime(self._record(name))
         except FileNotFoundError:
-            self._write_record(name, _size_of(path))
+            self._write_record(name, size_of(path))
         return path
 
     @contextmanager
@@ -100,7 +101,7 @@ class Shelf:
 
     def place(self, filling: Filling) -> Path:
         """Make the filled tree the entry, read-only and durable, and forget the staging folder."""
-        size = _size_of(filling.tree)
+        size = size_of(filling.tree)
         seal(filling.tree)
         self._write_record(filling.name, size)
         place(filling.tree, self.root / filling.name)
@@ -189,19 +190,25 @@ class Shelf:
             f"({shown or 'by running jobs, or asked for just now'}). It fits when they end; or raise the limit."
         )
 
-    def _evict_down_to(self, limit: int) -> None:
-        entries = self.entries()
+    def tidy(self, *, keep: Collection[str], leftovers_after: timedelta) -> Freed:
+        """Evict down to the size limit, none of the names in ``keep``; and clear leftovers of that age."""
+        freed = self.clear_leftovers(older_than=leftovers_after)
+        return freed if self.size_limit is None else freed + self._evict_down_to(self.size_limit, keep=keep)
+
+    def _evict_down_to(self, limit: int, *, keep: Collection[str] = ()) -> Freed:
+        entries, freed = self.entries(), Freed()
         used = sum(entry.size for entry in entries)
         for entry in entries:
-            if used <= limit:
-                return
-            if self.evict(entry.name):
-                used -= entry.size
+            if used - freed.size_bytes <= limit:
+                break
+            if entry.name not in keep and self.evict(entry.name):
+                freed += Freed(items=1, size_bytes=entry.size)
+        return freed
 
     def evict(self, name: str) -> bool:
         """Delete one entry unless it is held or in use, was asked for within the grace time, or is being filled."""
         with try_lock(self._lock(name)) as is_locked:
-            if not is_locked or self._is_needed(name):
+            if not is_locked or not (self.root / name).is_dir() or self._is_needed(name):
                 return False
             leaving = self.root / ".staging" / f"evicted-{secrets.token_hex(6)}"
             leaving.parent.mkdir(parents=True, exist_ok=True)
@@ -217,16 +224,16 @@ class Shelf:
         is_fresh = datetime.now(UTC) - used_at < self.grace
         return is_fresh or bool(self.holders(name)) or str(self.root / name) in self._in_use()
 
-    def clear_leftovers(self, *, older_than: timedelta) -> int:
-        """Delete staging folders that nobody has touched for that long; how many."""
-        cleared = 0
+    def clear_leftovers(self, *, older_than: timedelta) -> Freed:
+        """Delete staging folders that nobody has touched for that long."""
+        freed = Freed()
         for folder in self._below(".staging"):
             with try_lock(self._lock(folder.name)) as is_locked:
                 age = datetime.now(UTC) - datetime.fromtimestamp(_last_write(folder), UTC)
                 if is_locked and age >= older_than:
+                    freed += Freed(items=1, size_bytes=size_of(folder))
                     remove_tree(folder)
-                    cleared += 1
-        return cleared
+        return freed
 
     # --- files ---
 
@@ -248,7 +255,7 @@ class Shelf:
             return size, datetime.fromtimestamp(path.stat().st_mtime, UTC)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             # Lost or torn: the entry itself is whole. It counts as never used, so that it leaves first.
-            return _size_of(self.root / name), datetime.fromtimestamp(0, UTC)
+            return size_of(self.root / name), datetime.fromtimestamp(0, UTC)
 
     def _below(self, folder: str) -> list[Path]:
         try:
@@ -264,10 +271,6 @@ def linked_below(folder: Path, pattern: str) -> frozenset[str]:
         with contextlib.suppress(OSError):  # it went away, or is no link
             found.add(os.readlink(link))
     return frozenset(found)
-
-
-def _size_of(tree: Path) -> int:
-    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(tree) for name in names)
 
 
 def _last_write(tree: Path) -> float:

@@ -4,13 +4,15 @@ contents until they are checked out.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from fermion.adapters.files.locks import lock
+from fermion.adapters.files.locks import lock, try_lock
 from fermion.adapters.files.placing import remove_tree
 from fermion.adapters.git.refs import Advertised
 from fermion.adapters.git.runner import GitFailed, Runner, quoted, translated
@@ -180,7 +182,7 @@ class Mirror:
     @contextmanager
     def _writing(self) -> Iterator[int]:
         self._prepare()
-        path = self._runner.folder.with_name(f"{self._runner.folder.name}.lock")
+        path = _lock_of(self._runner.folder)
         what = f"fetching {self._runner.remote.host or 'a local repository'}"
         with lock(path, timeout=self._limits.transfer, what=what) as descriptor:
             # Nobody else writes here, so what a killed git left locked is free.
@@ -195,12 +197,12 @@ class Mirror:
         folder = self._runner.folder
         if (folder / "config").is_file():
             return
-        with lock(folder.with_name(f"{folder.name}.lock"), timeout=self._limits.transfer, what="making a mirror"):
+        with lock(_lock_of(folder), timeout=self._limits.transfer, what="making a mirror"):
             if not (folder / "config").is_file():
                 self._make(folder)
 
     def _make(self, folder: Path) -> None:
-        draft = folder.with_name(f"{folder.name}.new")
+        draft = _draft_of(folder)
         remove_tree(draft)
         for each in ("objects/info", "objects/pack", "refs/heads"):
             (draft / each).mkdir(parents=True)
@@ -216,3 +218,44 @@ class Mirror:
 
     def _local(self, *arguments: str) -> bytes:
         return self._runner.run(*arguments, timeout=self._limits.answer)
+
+
+# --- keeping house with mirrors ---
+
+
+def mark_used(folder: Path) -> None:
+    """The mirror is used now; the time is kept on its lock's file."""
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(_lock_of(folder))
+
+
+def last_used(folder: Path) -> datetime:
+    """When the mirror was last used; long ago where nobody knows."""
+    try:
+        return datetime.fromtimestamp(_lock_of(folder).stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return datetime.fromtimestamp(0, UTC)
+
+
+def has_fetched(folder: Path, commit: str) -> bool:
+    """Whether the mirror holds that commit."""
+    return (folder / _REFS / commit).is_file()
+
+
+def discard(folder: Path) -> bool:
+    """Delete the mirror; False while somebody writes in it."""
+    with try_lock(_lock_of(folder)) as is_free:
+        if is_free:
+            gone = _draft_of(folder)
+            remove_tree(gone)
+            folder.rename(gone)
+            remove_tree(gone)
+        return is_free
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _draft_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.new")

@@ -9,29 +9,60 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
-from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
+from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree, size_of
 from fermion.adapters.files.shelf import Filling, Shelf
 from fermion.adapters.git import refs
-from fermion.adapters.git.mirror import LINK, REGULAR, SUBMODULE, Limits, Mirror, Node
+from fermion.adapters.git.mirror import (
+    LINK,
+    REGULAR,
+    SUBMODULE,
+    Limits,
+    Mirror,
+    Node,
+    discard,
+    has_fetched,
+    last_used,
+    mark_used,
+)
 from fermion.adapters.git.remotes import FIELD, Remote, Rules, parse, shown
 from fermion.adapters.git.runner import Credentials, Runner, Ssh
+from fermion.domain.jobs import Pins
 from fermion.domain.problems import Problem
+from fermion.domain.retention import Freed
 from fermion.errors import OutsideUnavailable, RequestRefused
+
+_FRESH = timedelta(hours=1)
+"""What was used within this may be about to be used again: a check and a checkout take less."""
+
+_LEFTOVERS = timedelta(days=1)
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_POINTER_MAX = 1024
 _MAX_LINKS = 40
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """A checkout or a mirror, and how it is deleted (False: somebody uses it)."""
+
+    size: int
+    used_at: datetime
+    is_needed: bool
+    evict: Callable[[], bool]
+
+
 class Repositories:
     """Keeps ``ports.Code`` below ``root`` (usually ``<location root>/cache``).
 
-    ``credentials`` is asked for each host at each contact; nothing of it is kept.
+    ``credentials`` is asked for each host at each contact; nothing of it is kept. ``size_limit`` is what ``tidy`` leaves of
+    mirrors and checkouts together, in bytes (None: no limit).
     """
 
     def __init__(
@@ -42,12 +73,14 @@ class Repositories:
         credentials: Credentials = lambda host: None,
         ssh: Ssh | None = None,
         limits: Limits | None = None,
+        size_limit: int | None = None,
     ) -> None:
         self._root = root.absolute()
         self._rules = rules
         self._credentials = credentials
         self._ssh = ssh or Ssh()
         self._limits = limits or Limits()
+        self._size_limit = size_limit
 
     # --- ports.Code ---
 
@@ -110,21 +143,34 @@ class Repositories:
 
     # --- keeping house ---
 
-    def hold(self, repository: str, commit: str, holder: str) -> None:
-        """Keep a checkout from eviction until ``drop``.
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """See ``ports.Code``. A mirror that holds a needed commit stays too, and what was used within the last hour."""
+        commits = {pins.commit for pins in needed}
+        freed = sum((shelf.clear_leftovers(older_than=_LEFTOVERS) for shelf in self._shelves(_FRESH)), Freed())
+        if self._size_limit is None:
+            return freed
+        kept = sorted([*self._checkouts(commits), *self._mirrors(commits)], key=lambda each: each.used_at)
+        excess = sum(each.size for each in kept) - self._size_limit
+        for each in kept:
+            if excess > 0 and not each.is_needed and each.evict():
+                excess -= each.size
+                freed += Freed(items=1, size_bytes=each.size)
+        return freed
 
-        Raises:
-            NotFound: it is not checked out (any more).
-        """
-        self._shelf(self._remote(repository)).hold(commit, holder)
+    def _checkouts(self, commits: Collection[str]) -> Iterator[_Kept]:
+        for shelf in self._shelves(_FRESH):
+            for entry in shelf.entries():
+                evict = partial(shelf.evict, entry.name)
+                yield _Kept(size=entry.size, used_at=entry.used_at, is_needed=entry.name in commits, evict=evict)
 
-    def drop(self, holder: str) -> int:
-        """Let go of every checkout that this holder holds; how many."""
-        return sum(shelf.drop(holder) for shelf in self._shelves(timedelta()))
-
-    def evict_unused(self, *, for_longer_than: timedelta) -> int:
-        """Delete checkouts that nobody holds or asked for within that time; how many. Mirrors stay."""
-        return sum(shelf.evict(entry.name) for shelf in self._shelves(for_longer_than) for entry in shelf.entries())
+    def _mirrors(self, commits: Collection[str]) -> Iterator[_Kept]:
+        for folder in sorted((self._root / "git").glob("*.git*")):
+            if folder.is_dir() and folder.suffix != ".new":
+                used_at = last_used(folder)
+                is_fresh = datetime.now(UTC) - used_at < _FRESH
+                is_needed = is_fresh or any(has_fetched(folder, commit) for commit in commits)
+                evict = partial(discard, folder)
+                yield _Kept(size=size_of(folder), used_at=used_at, is_needed=is_needed, evict=evict)
 
     def _shelves(self, grace: timedelta) -> Iterator[Shelf]:
         if (self._root / "code").is_dir():
@@ -147,6 +193,7 @@ class Repositories:
             credentials=self._credentials,
             ssh=self._ssh,
         )
+        mark_used(runner.folder)
         return Mirror(runner, limits=self._limits)
 
     def _shelf(self, remote: Remote) -> Shelf:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from fermion.adapters.memory.outages import Line
 from fermion.adapters.memory.workloads import MemoryWorkloads
 from fermion.domain.artifacts import DatasetVersion, FileEntry, Image, tree_checksum
+from fermion.domain.jobs import Pins
 from fermion.domain.pools import Node
 from fermion.domain.problems import Problem
+from fermion.domain.retention import Freed
 from fermion.errors import DriverCannot, NotFound, OutsideBroken, RequestRefused
 from fermion.ports import Clock, Driver
 
@@ -61,6 +63,11 @@ class MemoryImages:
             )
         return f"memory://images/{digest}"
 
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """A location is a name: nothing is kept that could be deleted."""
+        self._line.answer()
+        return Freed()
+
     def put(self, image: Image) -> None:
         """A lever: insert or replace by id."""
         self._images[image.id] = image
@@ -87,7 +94,9 @@ class MemoryDatasetSource:
 
 
 class MemoryDatasets:
-    """Staging from a ``MemoryDatasetSource``; a location names the checksum."""
+    """Staging from a ``MemoryDatasetSource``; a location names the checksum. ``cap`` is how many versions ``tidy`` leaves."""
+
+    cap: int | None = None
 
     def __init__(self, clock: Clock, line: Line, source: MemoryDatasetSource) -> None:
         self._clock, self._line, self._source = clock, line, source
@@ -105,6 +114,15 @@ class MemoryDatasets:
                 )
             self._staged.add(version.checksum)
         return f"memory://datasets/{version.checksum}"
+
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """Over the cap everything leaves that is not needed."""
+        self._line.answer()
+        unneeded = self._staged - {checksum for pins in needed for checksum in pins.datasets.values()}
+        if self.cap is None or len(self._staged) <= self.cap:
+            return Freed()
+        self._staged -= unneeded
+        return Freed(items=len(unneeded))
 
 
 class MemoryCode:
@@ -134,6 +152,11 @@ class MemoryCode:
         """Whether the commit holds it."""
         self._line.answer()
         return path in self._commits.get((repository, commit), {})
+
+    def tidy(self, needed: Collection[Pins]) -> Freed:
+        """A location is a name: nothing is kept that could be deleted."""
+        self._line.answer()
+        return Freed()
 
     def commit(self, repository: str, files: Files, *, ref: str = "main") -> str:
         """A lever: a new commit on ``ref``; its name is derived from its content."""

@@ -15,6 +15,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from fermion.adapters.files.placing import (
     place,
     remove_tree,
     seal,
+    size_of,
     sync_folder,
     write_durably,
 )
@@ -34,6 +36,7 @@ from fermion.adapters.models.drafts import checked_files
 from fermion.adapters.models.manifest import NAME, Manifest
 from fermion.domain.artifacts import FileEntry, ModelDraft, ModelVersion
 from fermion.domain.model_names import problems_of
+from fermion.domain.retention import Freed
 from fermion.errors import OutsideBroken, OutsideUnavailable
 
 _MIB = 1 << 20
@@ -63,7 +66,7 @@ class LocalModels:
         if earlier is not None:
             return earlier
         tree = checked_files(draft, folder)
-        self.clear_leftovers()
+        self._clear_dead()
         with self._translated(draft, tree):
             self._check_room(draft, tree)
             with self._staging(key) as staging:
@@ -225,17 +228,20 @@ class LocalModels:
         checked = in_parallel(partial(_compare, folder), manifest.files)
         return tuple(found + [sentence for sentence in checked if sentence])
 
-    def clear_leftovers(self) -> int:
-        """Delete what publishers that died left in staging; how many. One that still works is left alone."""
-        cleared = 0
+    def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Freed:
+        """See ``ports.ModelRepository``. Who died is known by the lock, whatever its age."""
+        return self._clear_dead()
+
+    def _clear_dead(self) -> Freed:
+        freed = Freed()
         for name in _folders(self._root / ".staging"):
-            lock = self._root / ".staging" / f"{name}.lock"
+            folder, lock = self._root / ".staging" / name, self._root / ".staging" / f"{name}.lock"
             with try_lock(lock) as is_dead:
                 if is_dead:
-                    remove_tree(self._root / ".staging" / name)
+                    freed += Freed(items=1, size_bytes=size_of(folder))
+                    remove_tree(folder)
                     lock.unlink(missing_ok=True)
-                    cleared += 1
-        return cleared
+        return freed
 
 
 def _copy_into(folder: Path, found: Found) -> FileEntry:

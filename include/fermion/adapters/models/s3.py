@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,17 +24,10 @@ from fermion.adapters.s3.download import hash_object
 from fermion.adapters.s3.upload import TreeUpload
 from fermion.domain.artifacts import FileEntry, ModelDraft, ModelVersion
 from fermion.domain.model_names import problems_of
+from fermion.domain.retention import Freed
 from fermion.errors import OutsideBroken
 
 _PROBE = ".conditional-write"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleared:
-    """What a clean-up removed: uploads that were aborted, and objects that belonged to no version."""
-
-    uploads: int
-    objects: int
 
 
 class S3Models:
@@ -183,20 +175,15 @@ class S3Models:
             None if sha256 == entry.sha256 else f"{entry.path} has sha256 {sha256}, the manifest says {entry.sha256}."
         )
 
-    def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Cleared:
-        """Abort uploads and delete files that publishers which died left more than ``older_than`` ago.
-
-        Choose a time longer than any publish takes: one that is still under way looks the same.
-        """
+    def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Freed:
+        """See ``ports.ModelRepository``: uploads are aborted, files deleted. A publish that is still under way looks the same."""
         uploads = self._abort_uploads(now - older_than)
-        old = [
-            each.key for each in self.store.objects(self._bucket, self._prefix) if each.changed_at <= now - older_than
-        ]
-        places = {key: place for key in old if (place := _files_prefix(key)) is not None}
+        old = [each for each in self.store.objects(self._bucket, self._prefix) if each.changed_at <= now - older_than]
+        places = [(each, place) for each in old if (place := _files_prefix(each.key)) is not None]
         used = self._used_prefixes()  # after the listing, so that a version claimed meanwhile is seen
-        stale = [key for key, place in places.items() if place not in used]
-        self.store.delete(self._bucket, stale)
-        return Cleared(uploads=uploads, objects=len(stale))
+        stale = [each for each, place in places if place not in used]
+        self.store.delete(self._bucket, [each.key for each in stale])
+        return Freed(items=uploads + len(stale), size_bytes=sum(each.size for each in stale))
 
     def _abort_uploads(self, before: datetime) -> int:
         aborted = 0

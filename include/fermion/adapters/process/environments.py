@@ -18,15 +18,18 @@ import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from fermion.adapters.files.placing import size_of
 from fermion.adapters.process import runner
 from fermion.adapters.process.layout import Layout, discard, sweep, visible
 from fermion.domain.artifacts import Image
+from fermion.domain.jobs import Pins
+from fermion.domain.retention import Freed
 from fermion.errors import NotFound, OutsideBroken, OutsideUnavailable
 
 _log = logging.getLogger(__name__)
@@ -110,20 +113,19 @@ class ProcessImages:
         with self._exclusive(folder, image_id, deadline):
             if not self._touch(folder):
                 self._make(image_id, folder, content, deadline)
-                self.evict()
+                self.tidy()
         return str(folder)
 
-    def evict(self) -> Sequence[str]:
-        """Delete the least recently asked for environments that nobody uses until the rest fits; their folder names."""
-        sweep(self._layout.environments)
+    def tidy(self, needed: Collection[Pins] = ()) -> Freed:
+        """See ``ports.Images``."""
+        freed = sweep(self._layout.environments)
         if self._limit_bytes is None:
-            return []
+            return freed
         folders = [self._layout.environments / name for name in visible(self._layout.environments)]
         ages = {folder: age for folder in folders if (age := _age_s(folder / _ABOUT)) is not None}
-        used = self._in_use()
+        used = self._in_use() | {str(self._folder(pins.image_digest)) for pins in needed}
         sizes = {folder: int(_about(folder).get("size_bytes", 0)) for folder in ages}
         excess = sum(sizes.values()) - self._limit_bytes
-        evicted = []
         for folder in sorted(ages, key=lambda each: -ages[each]):
             if excess <= 0:
                 break
@@ -131,8 +133,8 @@ class ProcessImages:
                 continue
             discard(folder)
             excess -= sizes[folder]
-            evicted.append(folder.name)
-        return evicted
+            freed += Freed(items=1, size_bytes=sizes[folder])
+        return freed
 
     # -- inside
 
@@ -220,7 +222,7 @@ class ProcessImages:
                 raise OutsideBroken(
                     f"the lock of image {image_id!r} changed while it was pulled; try again", what=image_id
                 )
-            about = {"image": image_id, "lock": str(self._locks[image_id]), "size_bytes": _size_bytes(draft)}
+            about = {"image": image_id, "lock": str(self._locks[image_id]), "size_bytes": size_of(draft)}
             runner.write_json(str(draft / _ABOUT), about)
             _sync_filesystem(draft)
             os.rename(draft, folder)
@@ -296,10 +298,6 @@ def _age_s(path: Path) -> float | None:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
 def _short(digest: str) -> str:

@@ -10,6 +10,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from fermion.adapters.files.placing import size_of
+from fermion.domain.retention import Freed
 from fermion.errors import DriverCannot
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?")
@@ -104,15 +106,18 @@ def discard(folder: Path) -> None:
     shutil.rmtree(grave, ignore_errors=True)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path) -> Freed:
     """Delete what killed callers left half made or half deleted hours ago."""
+    freed = Freed()
     for entry in folder.glob(f"{_HIDDEN}*") if folder.is_dir() else ():
         try:
             age_s = time.time() - entry.stat().st_mtime
         except FileNotFoundError:
             continue
         if entry.is_dir() and age_s > _ABANDONED_S:
+            freed += Freed(items=1, size_bytes=size_of(entry))
             shutil.rmtree(entry, ignore_errors=True)
+    return freed
 
 
 def progress_path(log: str) -> str:

@@ -21,6 +21,8 @@ from fermion.adapters.datasets.folder import Folders
 from fermion.adapters.files.locks import lock
 from fermion.adapters.files.shelf import Shelf, linked_below
 from fermion.domain.artifacts import DatasetVersion, FileEntry
+from fermion.domain.jobs import Pins
+from fermion.domain.retention import Freed
 from fermion.errors import DriverCannot, NotFound, OutsideBroken, OutsideUnavailable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -353,6 +355,23 @@ def test_holders_are_counted_by_name_and_only_what_is_staged_can_be_held(
     assert visible(shelf) == []
 
 
+def test_keeping_house_goes_down_to_the_limit_and_keeps_what_an_open_job_has_pinned(
+    tmp_path: Path, folders: Folders
+) -> None:
+    large = DatasetCache(Shelf(tmp_path / "cache"), folders)
+    versions = [make_dataset(tmp_path, folders, name, 100) for name in "abc"]
+    for version in versions:
+        large.stage(version)
+    assert large.tidy([]) == Freed(), "without a limit nothing leaves"
+    shelf = Shelf(tmp_path / "cache", size_limit=100, grace=timedelta(0))
+    for at, version in enumerate(versions):
+        _used(shelf, version, at)
+    waiting = Pins(image_digest="", commit="", datasets={"digits": versions[0].checksum})
+
+    assert DatasetCache(shelf, folders).tidy([waiting]) == Freed(items=2, size_bytes=200)
+    assert visible(shelf) == [entry_name(versions[0].checksum)]
+
+
 def test_a_lost_record_costs_nothing_but_the_order(cache: DatasetCache, shelf: Shelf, version: DatasetVersion) -> None:
     cache.stage(version)
     (shelf.root / ".records" / entry_name(version.checksum)).write_text("torn")
@@ -367,10 +386,10 @@ def test_staging_folders_that_nobody_continues_are_cleared(
     left.mkdir(parents=True)
     (left / "a").write_text("a")
 
-    assert shelf.clear_leftovers(older_than=timedelta(hours=1)) == 0
+    assert shelf.clear_leftovers(older_than=timedelta(hours=1)) == Freed()
     with lock(shelf.root / ".locks" / "sha256-dead", timeout=timedelta(seconds=1), what="test"):
-        assert shelf.clear_leftovers(older_than=timedelta(0)) == 0
-    assert shelf.clear_leftovers(older_than=timedelta(0)) == 1
+        assert shelf.clear_leftovers(older_than=timedelta(0)) == Freed()
+    assert shelf.clear_leftovers(older_than=timedelta(0)) == Freed(items=1, size_bytes=1)
     assert not left.exists()
 
 

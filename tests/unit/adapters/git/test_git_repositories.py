@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from fermion.adapters.files.locks import lock
 from fermion.adapters.git.mirror import Limits
 from fermion.adapters.git.remotes import Remote, Rules
 from fermion.adapters.git.repositories import Repositories
 from fermion.adapters.git.runner import Runner, Ssh
-from fermion.errors import NotFound, OutsideUnavailable, RequestRefused
+from fermion.domain.jobs import Pins
+from fermion.domain.retention import Freed
+from fermion.errors import OutsideUnavailable, RequestRefused
 
 TOKEN = "t0p-s3cr3t-t0ken"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
@@ -333,20 +336,46 @@ def test_a_local_repository_of_another_user_is_read(code: Repositories, reposito
     assert Path(code.checkout(repository.bare.as_uri(), commit)).is_dir()
 
 
-def test_checkouts_that_nobody_holds_can_be_evicted(code: Repositories, repository: Any) -> None:
-    url = repository.bare.as_uri()
-    commit = repository.commit({"train.py": "1"})
-    with pytest.raises(NotFound):
-        code.hold(url, commit, "job-1")
-    folder = Path(code.checkout(url, commit))
-    code.hold(url, commit, "job-1")
+def unused_since(cache: Path, hours: float) -> None:
+    """Everything there was last used so long ago."""
+    then = time.time() - hours * 3600
+    for path in [*cache.glob("git/*.lock"), *cache.glob("code/*/.records/*")]:
+        os.utime(path, (then, then))
 
-    assert code.evict_unused(for_longer_than=timedelta(0)) == 0
-    assert code.drop("job-1") == 1
-    assert code.evict_unused(for_longer_than=timedelta(hours=1)) == 0
-    assert code.evict_unused(for_longer_than=timedelta(0)) == 1
-    assert not folder.exists()
-    assert code.checkout(url, commit) == str(folder)
+
+def test_over_the_limit_what_was_not_used_for_longest_leaves_and_what_is_needed_never(
+    repository: Any, served: Path, tmp_path: Path
+) -> None:
+    url, cache = repository.bare.as_uri(), tmp_path / "cache"
+    rules = Rules(file_roots=[served], embedded=True)
+    code = Repositories(cache, rules=rules, size_limit=0)
+    old, new = (repository.commit({"train.py": each, "big.bin": os.urandom(50_000)}) for each in "ab")
+    folders = {commit: Path(code.checkout(url, commit)) for commit in (old, new)}
+    running = Pins(image_digest="sha256:0", commit=new)
+
+    assert code.tidy([]) == Freed(), "all of it was used just now"
+    unused_since(cache, hours=2)
+    assert Repositories(cache, rules=rules).tidy([]) == Freed(), "without a limit nothing leaves"
+    assert Repositories(cache, rules=rules, size_limit=10**9).tidy([]) == Freed(), "it is not over this limit"
+    freed = code.tidy([running])
+    assert (freed.items, folders[old].exists(), folders[new].is_dir()) == (1, False, True)
+    assert freed.size_bytes == 50_001
+    assert code.tidy([running]) == Freed(), "the mirror holds a needed commit"
+    assert code.tidy([]).items == 2
+    assert not list(cache.glob("git/*.git"))
+    assert Path(code.checkout(url, old), "train.py").read_text() == "a", "everything can be fetched again"
+
+
+def test_a_mirror_in_which_somebody_writes_stays(repository: Any, served: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    code = Repositories(cache, rules=Rules(file_roots=[served], embedded=True), size_limit=0)
+    code.resolve(repository.bare.as_uri(), repository.commit({"train.py": "1"}))
+    (mirror,) = cache.glob("git/*.git")
+    with lock(mirror.with_name(f"{mirror.name}.lock"), timeout=timedelta(seconds=1), what="a fetch"):
+        unused_since(cache, hours=2)
+        assert code.tidy([]) == Freed()
+    unused_since(cache, hours=2)
+    assert code.tidy([]).items == 1
 
 
 # --- credentials and failures ---

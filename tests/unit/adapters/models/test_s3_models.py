@@ -14,9 +14,10 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from moto.server import ThreadedMotoServer
 
-from fermion.adapters.models.s3 import Cleared, S3Models
+from fermion.adapters.models.s3 import S3Models
 from fermion.adapters.s3.client import MAX_PARTS, MIB, S3Options, S3Store
 from fermion.domain.artifacts import ModelDraft
+from fermion.domain.retention import Freed
 from fermion.errors import NotFound, OutsideBroken, OutsideUnavailable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -186,11 +187,11 @@ def test_clearing_takes_only_old_things_that_belong_to_no_version(
     client.put_object(Bucket=bucket, Key="team/other/.files-of-somebody", Body=b"1")
     day = timedelta(days=1)
 
-    assert models.clear_leftovers(older_than=day, now=later(1)) == Cleared(uploads=0, objects=0)
+    assert models.clear_leftovers(older_than=day, now=later(1)) == Freed()
     # This server says of every upload that it began in 2010, so their age is tried on a real store only.
     client.create_multipart_upload(Bucket=bucket, Key="team/models/digits/.files/dead/big")
     client.create_multipart_upload(Bucket=bucket, Key="team/models/a-backup-of-somebody")
-    assert models.clear_leftovers(older_than=day, now=later(25)) == Cleared(uploads=1, objects=1)
+    assert models.clear_leftovers(older_than=day, now=later(25)) == Freed(items=2, size_bytes=1)
     assert list(models.verify(version)) == []
     assert [each["Key"] for each in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [
         "team/models/a-backup-of-somebody"

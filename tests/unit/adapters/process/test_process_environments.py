@@ -19,6 +19,8 @@ import pytest
 
 from fermion.adapters.process import runner
 from fermion.adapters.process.environments import ProcessImages, digest_of, framework_of
+from fermion.domain.jobs import Pins
+from fermion.domain.retention import Freed
 from fermion.errors import NotFound, OutsideBroken, OutsideUnavailable
 
 
@@ -218,9 +220,11 @@ def test_the_least_recently_used_leaves_first_and_one_in_use_never(tmp_path: Pat
     assert size is not None
 
     two_fit = ProcessImages(tmp_path / "root", locks, limit_bytes=3 * size + size // 2)
-    assert two_fit.evict() == [locations["e:2"].name]
+    assert two_fit.tidy() == Freed(items=1, size_bytes=size)
+    assert locations["e:2"].name not in visible_environments(tmp_path)
     nothing_fits = ProcessImages(tmp_path / "root", locks, limit_bytes=0)
-    assert nothing_fits.evict() == [locations["e:3"].name]
+    assert nothing_fits.tidy([Pins(image_digest=digests(images)["e:3"], commit="")]) == Freed(), "an open job pins it"
+    assert nothing_fits.tidy() == Freed(items=1, size_bytes=size)
     assert sorted(visible_environments(tmp_path)) == sorted([locations["e:0"].name, locations["e:1"].name])
 
 
