@@ -10,8 +10,9 @@ DOC = """
 ### Keep house
 
 Forgets what is older than `retention` in `config/fermion.yaml` allows: events, decisions and metric points, folders of
-ended jobs, reports; and of Airflow its ended runs, their logs and the rest of its metadata. Published models, leases and
-the ledger are never touched.
+ended jobs, reports; and of Airflow its ended runs, their logs and the rest of its metadata. Brings the caches of images,
+datasets and code below `caches`, least recently used first, and clears what killed callers left; nothing leaves that an open
+job has pinned. The log says what was freed. Published models, jobs, leases and the ledger are never touched.
 """
 
 with DAG(
