@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fermion.cli.output import Exit, clock, console, print_json, table
-from fermion.cli.payloads import lease_payload, pool_payload
+from fermion.cli.payloads import dataset_payload, lease_payload, pool_payload
 from fermion.cli.session import Session, session
 from fermion.errors import NotFound
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 
 
+datasets = typer.Typer(no_args_is_help=False)
+
+
 def register(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (pools, ledger, models, datasets, doctor):
+    for command in (pools, ledger, models, doctor):
         app.command()(command)
+    app.add_typer(datasets, name="datasets")
 
 
 def pools(as_json: Json = False) -> None:
@@ -120,32 +125,62 @@ def models(
             raise typer.Exit(Exit.FAILED)
 
 
-def datasets(as_json: Json = False) -> None:
-    """List the datasets and the versions that jobs pinned."""
+@datasets.callback(invoke_without_command=True)
+def list_datasets(command: typer.Context, as_json: Json = False) -> None:
+    """List the datasets and their versions; or register one."""
+    if command.invoked_subcommand is not None:
+        return
     with session(as_json) as here:
+        from fermion.usecases.datasets import known_datasets
+
+        known = known_datasets(here.platform)
         with here.platform.store.read() as tx:
-            versions = {name: tx.catalog.dataset_versions(name) for name in sorted(here.platform.rules.datasets)}
+            versions = {name: tx.catalog.dataset_versions(name) for name in sorted(known)}
         if as_json:
             print_json(
                 [
-                    {
-                        "name": name, "uri": here.platform.rules.datasets[name],
-                        "versions": [{"checksum": v.checksum, "size_bytes": v.size_bytes, "files": len(v.files), "created_at": v.created_at.isoformat()} for v in found],
-                    }
+                    {"name": name, "uri": known[name], "versions": [dataset_payload(version) for version in found]}
                     for name, found in versions.items()
                 ]
-            )  # fmt: skip
+            )
             return
         rows = [
-            (
-                name,
-                here.platform.rules.datasets[name],
-                found[0].checksum[:19] if found else "not read yet",
-                sum(1 for _ in found),
-            )
+            (name, known[name], found[0].checksum[:19] if found else "not read yet", len(found))
             for name, found in versions.items()
         ]
         console.print(table("Datasets", ("name", "uri", "newest version", "versions"), rows))
+
+
+@datasets.command("register")
+def datasets_register(
+    name: Annotated[str, typer.Argument(help="What requests call it, as digits.")],
+    source: Annotated[str, typer.Argument(help="A folder, or s3://bucket/prefix; within data.roots.")],
+    as_json: Json = False,
+) -> None:
+    """Register what lies there now as a dataset, or as its next version: every file's checksum is read."""
+    with session(as_json) as here:
+        from fermion.usecases.datasets import register_dataset
+
+        uri = source if "://" in source else Path(source).absolute().as_uri()
+        version = register_dataset(here.platform, name, uri, actor=here.user)
+        if as_json:
+            print_json({"name": name, "uri": uri, **dataset_payload(version)})
+            return
+        told = f"{name} is {version.checksum}, {len(version.files)} files, {version.size_bytes:,} bytes at {uri}."
+        console.print(f"{told} The next sync announces it if it is new.", markup=False, soft_wrap=True)
+
+
+@datasets.command("forget")
+def datasets_forget(name: Annotated[str, typer.Argument(help="A registered dataset.")], as_json: Json = False) -> None:
+    """Let no further job ask for a registered dataset. Its files and what jobs have pinned stay."""
+    with session(as_json) as here:
+        from fermion.usecases.datasets import forget_dataset
+
+        forget_dataset(here.platform, name, actor=here.user)
+        if as_json:
+            print_json({"name": name})
+        else:
+            console.print(f"{name} is forgotten; its files stay.", markup=False)
 
 
 def doctor(as_json: Json = False) -> None:

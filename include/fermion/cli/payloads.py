@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fermion.domain.artifacts import DatasetVersion
 from fermion.domain.forms import to_form
 from fermion.domain.jobs import Job
 from fermion.domain.leases import Lease
@@ -55,6 +56,16 @@ def lease_payload(lease: Lease) -> dict[str, object]:
         "granted_at": lease.granted_at.isoformat(),
         "ended_at": lease.ended_at.isoformat() if lease.ended_at else None,
         "end_cause": lease.end_cause,
+    }
+
+
+def dataset_payload(version: DatasetVersion) -> dict[str, object]:
+    """One version of a dataset."""
+    return {
+        "checksum": version.checksum,
+        "size_bytes": version.size_bytes,
+        "files": len(version.files),
+        "created_at": version.created_at.isoformat(),
     }
 
 

@@ -337,10 +337,10 @@ class _Reader:
             return
         for name in sorted({name for name in names if names.count(name) > 1}):
             self._refuse("datasets", "duplicate", f"{_shown(name)} is named twice.", "Name each dataset once.")
-        good = dict.fromkeys(name for name in names if _DATASET.fullmatch(name) is not None)
+        good = dict.fromkeys(name for name in names if is_dataset_name(name))
         for name in names:
             if name not in good:
-                self._refuse("datasets", "bad_name", f"{_shown(name)} is not a dataset's name.", "Use names as digits.")
+                self._problems.append(bad_dataset_name(name))
         self._read["datasets"] = tuple(good)
 
     def hyperparameters(self) -> None:
@@ -472,6 +472,18 @@ def _matches(pattern: re.Pattern[str], what: str) -> Check:
 
 def _text_problem(value: str, check: Check) -> str | None:
     return "is not valid text" if _NOT_TEXT.search(value) else check(value)
+
+
+def is_dataset_name(name: str) -> bool:
+    """Whether a dataset may be called so; its name becomes a folder's."""
+    return _DATASET.fullmatch(name) is not None
+
+
+def bad_dataset_name(name: str, *, field: str = "datasets") -> Problem:
+    """The problem of a name that no dataset may have."""
+    message = f"{_shown(name)} is not a dataset's name."
+    fix = "Use lower-case letters, digits, '.', '_' and '-', at most 63, as digits."
+    return Problem(field=field, code="bad_name", message=message, fix=fix)
 
 
 def _name_problem(value: str) -> str | None:

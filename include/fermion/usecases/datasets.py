@@ -1,6 +1,6 @@
-"""See which datasets have a new version, so that each version is announced.
+"""Which datasets there are, and which of them have a new version, so that each version is announced.
 
-An announcement is sure once the task that made it has ended well; before that it is made again. So a crash in the middle
+There are those of the configuration and those that people have registered. An announcement is sure once the task that made it has ended well; before that it is made again. So a crash in the middle
 repeats one rather than losing it, and whoever acts on it does so once per version (its partition names the version).
 """
 
@@ -12,12 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from fermion.domain.artifacts import DatasetVersion
-from fermion.errors import FermionError
+from fermion.domain.problems import Problem
+from fermion.domain.records import Event
+from fermion.domain.request import bad_dataset_name, is_dataset_name
+from fermion.errors import FermionError, NotFound, RequestRefused
+from fermion.ports import Transaction
 from fermion.usecases.context import Context
 
 log = logging.getLogger(__name__)
 
 MEMORY = "datasets:announced"
+REGISTERED = "datasets:registered"
 SHARE = 20
 """Looking through a dataset takes at most one part in this many of the time; what takes long is looked at less often."""
 QUICK = timedelta(seconds=1)
@@ -45,6 +50,63 @@ class _Known:
     next_look: str | None = None
 
 
+def known_datasets(ctx: Context) -> Mapping[str, str]:
+    """Name to URI of every dataset. The configuration's word counts before what was registered."""
+    with ctx.store.read() as tx:
+        return {**_registered(tx), **ctx.rules.datasets}
+
+
+def register_dataset(ctx: Context, name: str, uri: str, *, actor: str) -> DatasetVersion:
+    """The version that lies there now; jobs may ask for the dataset from now on, and the next sync announces the version.
+
+    Registered again it gets its next version, or moves to the other place.
+
+    Raises:
+        RequestRefused: the name, the place or what lies there has problems; all are listed.
+        OutsideUnavailable: the place does not answer.
+    """
+    problems = [] if is_dataset_name(name) else [bad_dataset_name(name, field="name")]
+    if ctx.rules.datasets.get(name, uri) != uri:
+        message = f"the configuration says that dataset {name!r} is at {ctx.rules.datasets[name]}."
+        problems.append(Problem(field="name", code="configured", message=message, fix="Take another name, or edit it."))
+    try:
+        version = ctx.dataset_source.scan(name, uri, now=ctx.clock.now())
+    except RequestRefused as refused:
+        raise RequestRefused([*problems, *refused.problems], what="dataset") from refused
+    if problems:
+        raise RequestRefused(problems, what="dataset")
+    with ctx.store.begin(exclusive=REGISTERED) as tx:
+        tx.records.put_memory(REGISTERED, {**_registered(tx), name: uri}, now=ctx.clock.now())
+        tx.catalog.put_dataset_version(version)
+        _tell(ctx, tx, actor, "dataset.registered", name, f"{name} at {uri}, {version.checksum}")
+    return version
+
+
+def forget_dataset(ctx: Context, name: str, *, actor: str) -> None:
+    """No further job can ask for the dataset; its files and its versions, which jobs have pinned, stay.
+
+    Raises:
+        NotFound: nobody registered it; those of the configuration are taken out there.
+    """
+    with ctx.store.begin(exclusive=REGISTERED) as tx:
+        registered = _registered(tx)
+        if name not in registered:
+            message = f"dataset {name!r} is not registered; `fermion datasets` lists what is, and from where."
+            raise NotFound(message, what="dataset")
+        tx.records.put_memory(
+            REGISTERED, {other: uri for other, uri in registered.items() if other != name}, now=ctx.clock.now()
+        )
+        _tell(ctx, tx, actor, "dataset.forgotten", name, f"{name}, which was at {registered[name]}")
+
+
+def _registered(tx: Transaction) -> Mapping[str, str]:
+    return {name: str(uri) for name, uri in (tx.records.memory(REGISTERED) or {}).items()}
+
+
+def _tell(ctx: Context, tx: Transaction, actor: str, verb: str, name: str, message: str) -> None:
+    tx.records.add_event(Event(actor=actor, verb=verb, target=name, at=ctx.clock.now(), message=message))
+
+
 def announce_datasets(ctx: Context, by: Announcer) -> Sequence[DatasetVersion]:
     """The versions that ``by`` has to announce now. A source that does not answer is looked at next time."""
     with ctx.store.read() as tx:
@@ -52,7 +114,7 @@ def announce_datasets(ctx: Context, by: Announcer) -> Sequence[DatasetVersion]:
     known = {name: _Known(**entry) for name, entry in remembered.items() if isinstance(entry, Mapping)}
     announced: list[DatasetVersion] = []
     after: dict[str, object] = {}
-    for name, uri in sorted(ctx.rules.datasets.items()):
+    for name, uri in sorted(known_datasets(ctx).items()):
         before = known.get(name)
         now_known, version = _look(ctx, name, uri, before, by)
         if now_known is not None:

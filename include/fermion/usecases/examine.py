@@ -21,6 +21,7 @@ from fermion.domain.request import Reading
 from fermion.errors import OutsideUnavailable, RequestRefused
 from fermion.ports import Driver
 from fermion.usecases.context import Context
+from fermion.usecases.datasets import known_datasets
 
 T = TypeVar("T")
 
@@ -160,10 +161,14 @@ def _check_checkpoint(ctx: Context, drivers: Sequence[Driver], asked: Reading, f
 
 
 def _check_datasets(ctx: Context, asked: Reading, found: Findings) -> None:
-    for name in asked.values.get("datasets", ()):
-        uri = ctx.rules.datasets.get(name)
+    names = asked.values.get("datasets", ())
+    known = _gather(found, "datasets", partial(known_datasets, ctx)) if names else None
+    if known is None:
+        return
+    for name in names:
+        uri = known.get(name)
         if uri is None:
-            fix = f"Choose from: {_listed(ctx.rules.datasets)}."
+            fix = f"Choose from: {_listed(known)}."
             found.problems.append(_problem("datasets", "unknown_dataset", f"there is no dataset {name!r}.", fix))
             continue
         scan = partial(ctx.dataset_source.scan, name, uri, now=ctx.clock.now())

@@ -23,5 +23,9 @@ def tell_refusal(ctx: Context, refused: RequestRefused, *, dag_id: str, run_id: 
 def note_of(refused: RequestRefused, task_id: str) -> str:
     """The refusal in Markdown, one line a problem. It begins with where the whole is found: a note may be cut."""
     count = len(refused.problems)
+    fields = ", ".join(dict.fromkeys(each.field for each in refused.problems))
     lines = "\n".join(f"- **{each.field}**: {each.message} {each.fix}" for each in refused.problems)
-    return f"The request has {count} problem{'s' if count != 1 else ''} (whole in the log of {task_id}):\n\n{lines}"
+    heading = (
+        f"The request has {count} problem{'s' if count != 1 else ''} (whole in the log of {task_id}), in {fields}:"
+    )
+    return f"{heading}\n\n{lines}"

@@ -14,6 +14,7 @@ from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import FermionError
 from fermion.ports import Driver
 from fermion.usecases.context import Context
+from fermion.usecases.datasets import known_datasets
 from fermion.usecases.moving import PLATFORM
 from fermion.usecases.release import let_go
 from fermion.usecases.tend import GONE, OPEN, Tender, end_lease
@@ -75,7 +76,7 @@ def write_choices(ctx: Context) -> None:
     with ctx.store.begin() as tx:
         pools = sorted(ctx.pools(tx))
         images = sorted(image.id for image in tx.catalog.images())
-    ctx.choices.write(pools=pools, images=images, datasets=sorted(ctx.rules.datasets))
+    ctx.choices.write(pools=pools, images=images, datasets=sorted(known_datasets(ctx)))
 
 
 def reconcile_runs(ctx: Context) -> Sequence[Difference]:

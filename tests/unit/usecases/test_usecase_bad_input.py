@@ -147,10 +147,14 @@ def test_what_does_not_answer_neither_hides_a_problem_nor_delays_the_answer(worl
     with pytest.raises(RequestRefused) as refused:
         submit(world.ctx, world.request(gpus=0, datasets=["digits", "nothing"]), dag_id=DAG, run_id="r", actor="ann")
     found = codes(refused.value.problems)
-    silent = {"cluster": {"pool", "image", "repository"}, "dataset source": {"datasets.digits"}, "store": {"pool"}}
+    silent = {
+        "cluster": {"pool", "image", "repository"},
+        "dataset source": {"datasets.digits"},
+        "store": {"pool", "datasets"},
+    }
     assert {field for field, known in found.items() if "not_looked_up" in known} == silent[outage]
     assert found["gpus"] == {"out_of_range"}
-    assert found["datasets"] == {"unknown_dataset"}
+    assert found["datasets"] == {"not_looked_up" if outage == "store" else "unknown_dataset"}
 
 
 def test_a_good_request_waits_for_what_does_not_answer(world: World) -> None:
