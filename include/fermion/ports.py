@@ -77,10 +77,6 @@ class Jobs(Protocol):
         """The pools that have jobs in one of these phases."""
         ...
 
-    def preempted(self) -> Mapping[str, str]:
-        """Jobs that hold GPUs and were asked to end for another one: their ids, and the other's."""
-        ...
-
     def find(
         self,
         *,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from uuid import uuid4
 
 from fermion.domain import fairshare
-from fermion.domain.admission import RULE_VERSION, Grant, Preemption, Reservation, Round, Snapshot, decide, waiting_of
+from fermion.domain.admission import RULE_VERSION, Grant, Reservation, Round, Snapshot, decide, waiting_of
 from fermion.domain.budgets import longest_window, spent
 from fermion.domain.fairshare import Use
 from fermion.domain.jobs import Job, Move, Phase
@@ -53,6 +53,8 @@ class Memory:
 
     use: Use
     reservations: tuple[Reservation, ...] = ()
+    ending: Mapping[str, str] = field(default_factory=dict)
+    """Leases that were asked to end, and the job that each was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +143,10 @@ def _admit_cohort(ctx: Context, cohort: str, pools: Sequence[Pool]) -> list[Gran
         fresh = _read_to_write(tx, line, {*reasons, *(grant.job_id for grant in made.grants)})
         round_id = _keep_round(tx, cohort, snapshot, line, made)
         granted = _grant_all(ctx, tx, fresh, made, round_id)
-        for preemption in made.preemptions:
-            _ask_victims(tx, preemption, round_id, now)
+        ending = {**snapshot.ending, **_ask_victims(tx, snapshot, made, round_id)}
         _tell(tx, line, [(fresh[each], reasons[each]) for each in reasons if each in fresh], round_id, now)
-        _remember(tx, cohort, memory, Memory(use=snapshot.use, reservations=made.reservations), made)
+        left = Memory(use=snapshot.use, reservations=made.reservations, ending=ending)
+        _remember(tx, cohort, memory, left, made)
     keep_line(ctx, cohort, line)
     return granted
 
@@ -164,20 +166,11 @@ def take_snapshot(
         pools=tuple(pools),
         waiting=waiting,
         leases=leases,
-        ending=_ending(tx, leases),
+        ending={each.id: memory.ending[each.id] for each in leases if each.id in memory.ending} if memory else {},
         use=fairshare.decayed(recent, half_lives=lives, now=now, since=memory.use if memory else None),
         spent=spent(for_budgets, pools, now),
         reservations=memory.reservations if memory else (),
     )
-
-
-def _ending(tx: Transaction, leases: Sequence[Lease]) -> dict[str, str]:
-    asked = tx.jobs.preempted()
-    return {
-        lease.id: asked[lease.holder_id]
-        for lease in leases
-        if lease.holder_kind is HolderKind.JOB and lease.holder_id in asked
-    }
 
 
 def _read_to_write(tx: Transaction, line: Line, ids: set[str]) -> dict[str, Job]:
@@ -234,22 +227,26 @@ def _waited(job: Job, until: datetime) -> StageSpan:
     )
 
 
-def _ask_victims(tx: Transaction, preemption: Preemption, round_id: str, now: datetime) -> None:
-    """Store the wish on each victim; whoever tends it asks its workload to end."""
-    wanted = set(preemption.lease_ids)
-    for lease in tx.leases.live(pool=preemption.pool):
-        if lease.id not in wanted or lease.holder_kind is not HolderKind.JOB:
-            continue
-        victim = tx.jobs.get(lease.holder_id)
-        if victim is None or victim.preempted_for is not None:
-            continue
-        if tx.jobs.save(replace(victim, preempted_for=preemption.job_id)) is None:
-            continue
-        explanation = Explanation(Reason.PREEMPTED, preemption.why, {"for": preemption.job_id, "lease": lease.id})
-        tx.records.add_decision(_decision("preempt", victim.id, "asked_to_end", explanation, round_id, now))
-        tx.records.add_event(
-            Event(actor=PLATFORM, verb="job.preemption_asked", target=victim.id, at=now, message=preemption.why)
-        )
+def _ask_victims(tx: Transaction, snapshot: Snapshot, made: Round, round_id: str) -> dict[str, str]:
+    """Store the wish on each victim; whoever tends it asks its workload to end. The leases, and whom each was asked for."""
+    leases = {lease.id: lease for lease in snapshot.leases if lease.holder_kind is HolderKind.JOB}
+    asked: dict[str, str] = {}
+    for preemption in made.preemptions:
+        held = {leases[name].holder_id: name for name in preemption.lease_ids if name in leases}
+        victims = tx.jobs.get_all(held)
+        asked |= {held[job.id]: job.preempted_for for job in victims if job.preempted_for is not None}
+        wishes = [replace(job, preempted_for=preemption.job_id) for job in victims if job.preempted_for is None]
+        for victim in tx.jobs.save_all(wishes).values():
+            asked[held[victim.id]] = preemption.job_id
+            numbers = {"for": preemption.job_id, "lease": held[victim.id]}
+            why = Explanation(Reason.PREEMPTED, preemption.why, numbers)
+            tx.records.add_decision(_decision("preempt", victim.id, "asked_to_end", why, round_id, made.decided_at))
+            tx.records.add_event(_asked(victim, preemption.why, made.decided_at))
+    return asked
+
+
+def _asked(victim: Job, why: str, now: datetime) -> Event:
+    return Event(actor=PLATFORM, verb="job.preemption_asked", target=victim.id, at=now, message=why)
 
 
 def _due_reasons(line: Line, made: Round) -> dict[str, Explanation]:
@@ -337,7 +334,7 @@ def recall(tx: Transaction, cohort: str) -> Memory | None:
 
 def _remember(tx: Transaction, cohort: str, before: Memory | None, after: Memory, made: Round) -> None:
     """Write the memory, unless nothing happened since it was written lately: use is then computed from the older one."""
-    is_same = before is not None and before.reservations == after.reservations and not made.grants
+    is_same = before is not None and replace(before, use=after.use) == after and not made.grants
     if is_same and before is not None and made.decided_at - before.use.at < REMEMBERED_FOR:
         return
     tx.records.put_memory(f"admission:{cohort}", to_payload(after), now=made.decided_at)

@@ -10,7 +10,7 @@ from itertools import islice
 from fermion.adapters.memory.jsonlike import as_json
 from fermion.adapters.memory.tables import Draft
 from fermion.adapters.wording import clean
-from fermion.domain.jobs import HOLDING, Job, Phase
+from fermion.domain.jobs import Job, Phase
 from fermion.errors import Conflict, NotFound
 
 
@@ -79,11 +79,6 @@ class MemoryJobs:
     def pools(self, phases: Collection[Phase]) -> frozenset[str]:
         """Of all jobs in these phases."""
         return frozenset(job.spec.pool for job in self._draft.see("jobs").values() if job.phase in phases)
-
-    def preempted(self) -> Mapping[str, str]:
-        """Of those that hold GPUs."""
-        jobs = self._draft.see("jobs").values()
-        return {job.id: job.preempted_for for job in jobs if job.phase in HOLDING and job.preempted_for is not None}
 
     def _open_jobs(self, run: tuple[str, str]) -> list[str]:
         jobs = self._draft.see("jobs")

@@ -30,6 +30,7 @@ class SqlCatalog:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._first_seen: dict[str, datetime] = {}
 
     def put_nodes(self, cluster: str, nodes: Sequence[Node]) -> None:
         """Upsert what is there, then delete what is not."""
@@ -47,12 +48,16 @@ class SqlCatalog:
 
     def pool_first_seen(self, pool_id: str, *, now: datetime) -> datetime:
         """In a transaction that only reads, a pool not seen before is answered with ``now`` and recorded later."""
-        query = select(pools.c.first_seen_at).where(pools.c.id == pool_id)
-        seen: datetime | None = self._link.scalar(query)
-        if seen is None and not self._link.read_only:
+        if pool_id not in self._first_seen:
+            self._first_seen = self._read_first_seen()
+        if pool_id not in self._first_seen and not self._link.read_only:
             self._link.write(self._link.insert(pools).on_conflict_do_nothing(), {"id": pool_id, "first_seen_at": now})
-            seen = self._link.scalar(query)
-        return seen or now
+            self._first_seen = self._read_first_seen()
+        return self._first_seen.get(pool_id, now)
+
+    def _read_first_seen(self) -> dict[str, datetime]:
+        """All of them in one statement: who asks for one asks for the others too, and a row is never changed."""
+        return {row.id: row.first_seen_at for row in self._link.rows(select(pools))}
 
     def put_image(self, image: Image) -> None:
         """Upsert."""

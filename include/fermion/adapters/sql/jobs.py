@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Select, bindparam, select, tuple_, update
+from sqlalchemy import Select, bindparam, select, text, tuple_, update
 
+from fermion.adapters.sql.bulk import among, update_all
 from fermion.adapters.sql.codec import job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
-from fermion.domain.jobs import HOLDING, Job, Phase
+from fermion.domain.jobs import Job, Phase
 from fermion.errors import Conflict, NotFound
 
 _BY_ID = select(jobs).where(jobs.c.id == bindparam("job_id"))
@@ -22,19 +25,34 @@ _BY_RUN = (
     .order_by(jobs.c.seq.desc())
     .limit(1)
 )
-_BY_IDS = select(jobs).where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id)
-_BY_IDS = _BY_IDS.with_for_update()
-_VERSIONS = select(jobs.c.id, jobs.c.version).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
-_VERSIONS = _VERSIONS.order_by(jobs.c.id).with_for_update()
-_POOLS = select(jobs.c.pool).distinct().where(jobs.c.phase.in_(bindparam("phases", expanding=True)))
-_PREEMPTED = select(jobs.c.id, jobs.c.preempted_for).where(
-    jobs.c.phase.in_(sorted(map(str, HOLDING))), jobs.c.preempted_for.is_not(None)
-)
+# From one pool to the next by the index, however many jobs are in each.
+_POOLS = text("""
+    WITH RECURSIVE found(pool) AS (
+        SELECT min(pool) FROM jobs WHERE phase = :phase
+        UNION ALL
+        SELECT (SELECT min(jobs.pool) FROM jobs WHERE jobs.phase = :phase AND jobs.pool > found.pool)
+        FROM found WHERE found.pool IS NOT NULL
+    )
+    SELECT pool FROM found WHERE pool IS NOT NULL
+""")
 _SAVE = update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.version == bindparam("expected"))
 
 
-_FIXED = ("id", "dag_id", "run_id", "pool", "owner", "spec", "pins", "submitted_at", "restart_of")
+_FIXED = ("dag_id", "run_id", "pool", "owner", "spec", "pins", "submitted_at", "restart_of")
 """Columns that `save_all` leaves alone."""
+
+
+@cache
+def _versions(dialect: str) -> Select[tuple[str, int]]:
+    query = select(jobs.c.id, jobs.c.version).where(among(dialect, jobs.c.id, "ids"))
+    return query.order_by(jobs.c.id).with_for_update()
+
+
+@cache
+def _by_ids(dialect: str, narrowed_by: tuple[str, ...]) -> Select[tuple[Any, ...]]:
+    """The ids alone decide what is read; as plain columns these others would lure Postgres into reading the whole line."""
+    query = select(jobs).where(among(dialect, jobs.c.id, "ids")).order_by(jobs.c.id).with_for_update()
+    return query.where(*(among(dialect, jobs.c[name].concat(""), name) for name in narrowed_by))
 
 
 class SqlJobs:
@@ -92,17 +110,18 @@ class SqlJobs:
         """One statement for all whose rows this transaction has locked by reading them; others are locked first."""
         unlocked = [job.id for job in changed if job.id not in self._locked]
         if unlocked:
-            self._locked |= {row.id: row.version for row in self._link.rows(_VERSIONS, {"ids": unlocked})}
+            self._locked |= {
+                row.id: row.version for row in self._link.rows(_versions(self._link.dialect), {"ids": unlocked})
+            }
         saved = {
             job.id: replace(job, version=job.version + 1) for job in changed if self._locked.get(job.id) == job.version
         }
-        rows = [{**job_values(job), "job_id": job.id, "expected": job.version - 1} for job in saved.values()]
+        rows = [job_values(job) for job in saved.values()]
         for row in rows:
             for name in _FIXED:
                 del row[name]
-        if rows:
-            self._link.write(_SAVE, rows)
-            self._locked |= {job.id: job.version for job in saved.values()}
+        update_all(self._link, jobs, rows)
+        self._locked |= {job.id: job.version for job in saved.values()}
         return saved
 
     def get_all(
@@ -111,22 +130,16 @@ class SqlJobs:
         """One statement for all; their rows are locked."""
         if not ids:
             return ()
-        query = _BY_IDS
-        if pools is not None:
-            query = query.where(jobs.c.pool.in_(sorted(pools)))
-        if phases is not None:
-            query = query.where(jobs.c.phase.in_(sorted(map(str, phases))))
-        found = [job_of(row) for row in self._link.rows(query, {"ids": sorted(ids)})]
+        narrowed = {"pool": pools, "phase": phases}
+        wanted = {name: sorted(map(str, values)) for name, values in narrowed.items() if values is not None}
+        query = _by_ids(self._link.dialect, tuple(wanted))
+        found = [job_of(row) for row in self._link.rows(query, {"ids": sorted(ids), **wanted})]
         self._locked |= {job.id: job.version for job in found}
         return found
 
     def pools(self, phases: Collection[Phase]) -> frozenset[str]:
-        """Out of an index."""
-        return frozenset(row[0] for row in self._link.rows(_POOLS, {"phases": sorted(map(str, phases))}))
-
-    def preempted(self) -> Mapping[str, str]:
-        """Out of the few that hold GPUs."""
-        return {row[0]: row[1] for row in self._link.rows(_PREEMPTED)}
+        """One statement for each phase."""
+        return frozenset(row[0] for phase in phases for row in self._link.rows(_POOLS, {"phase": str(phase)}))
 
     def find(
         self,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 
 from fermion.adapters.ledger import entry_of_end, entry_of_grant
+from fermion.adapters.sql.bulk import Duplicate, insert_all
 from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
@@ -19,6 +20,8 @@ from fermion.errors import Conflict
 _ENTRIES = select(ledger).order_by(ledger.c.at, ledger.c.seq)
 _LEASES = select(leases).order_by(leases.c.token, leases.c.id)
 _LIVE = _LEASES.where(leases.c.phase == str(LeasePhase.HELD))
+_OVERLAPPING = _LEASES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= bindparam("since")))
+_OVERLAPPING_IN_POOL = _OVERLAPPING.where(leases.c.pool == bindparam("pool"))
 _CHANGE_LIVE = update(leases).where(leases.c.id == bindparam("lease_id"), leases.c.phase == str(LeasePhase.HELD))
 _FREE = update(lease_devices).where(lease_devices.c.lease_id == bindparam("lease")).values(live=False)
 _HOLDER_OF = (
@@ -67,13 +70,11 @@ class SqlLeases:
             return
         for lease in leases_:
             _refuse_ended(lease)
-        insert_lease = self._link.insert(leases).on_conflict_do_nothing()
-        written = self._link.write(insert_lease, [lease_values(lease) for lease in leases_])
+        written = insert_all(self._link, leases, [lease_values(lease) for lease in leases_], Duplicate.SKIPPED)
         devices = sorted(
             (row for lease in leases_ for row in device_values(lease)), key=lambda row: (row["node"], row["device"])
         )
-        insert_device = self._link.insert(lease_devices).on_conflict_do_nothing()
-        held = self._link.write(insert_device, devices) if devices else 0
+        held = insert_all(self._link, lease_devices, devices, Duplicate.SKIPPED)
         if written == len(leases_) and held == len(devices):
             self._entries += [entry_values(entry_of_grant(lease)) for lease in leases_]
             return
@@ -89,9 +90,7 @@ class SqlLeases:
                 f"attempt {lease.attempt} of {lease.holder_kind} {lease.holder_id} has a lease already", what="lease"
             )
         devices = device_values(lease)
-        if devices and self._link.write(self._link.insert(lease_devices).on_conflict_do_nothing(), devices) < len(
-            devices
-        ):
+        if insert_all(self._link, lease_devices, devices, Duplicate.SKIPPED) < len(devices):
             self._link.write(delete(leases).where(leases.c.id == lease.id))  # its devices go with it
             raise Conflict(self._held_sentence(lease, devices), what="lease")
         self._entries.append(entry_values(entry_of_grant(lease)))
@@ -131,9 +130,9 @@ class SqlLeases:
 
     def overlapping(self, since: datetime, *, pool: str | None = None) -> Sequence[Lease]:
         """Oldest first."""
-        query = _LEASES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= since))
-        query = query if pool is None else query.where(leases.c.pool == pool)
-        return [lease_of(row) for row in self._link.rows(query)]
+        query = _OVERLAPPING if pool is None else _OVERLAPPING_IN_POOL
+        values = {"since": since} if pool is None else {"since": since, "pool": pool}
+        return [lease_of(row) for row in self._link.rows(query, values)]
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:
         """Oldest first; ``since`` itself is in."""
@@ -143,9 +142,8 @@ class SqlLeases:
 
     def flush(self) -> None:
         """Write the entries of this transaction in one statement; the store calls it before the commit."""
-        if self._entries:
-            entries, self._entries = self._entries, []
-            self._link.write(insert(ledger), entries)
+        entries, self._entries = self._entries, []
+        insert_all(self._link, ledger, entries)
 
 
 def _refuse_ended(lease: Lease) -> None:

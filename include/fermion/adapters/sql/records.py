@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Column, Table, bindparam, delete, func, insert, select, text
+from sqlalchemy import Column, Table, bindparam, delete, func, select
 
+from fermion.adapters.sql.bulk import Duplicate, insert_all
 from fermion.adapters.sql.codec import (
     Values,
     decision_of,
@@ -25,7 +26,6 @@ from fermion.adapters.sql.codec import (
     sync_values,
 )
 from fermion.adapters.sql.link import Link
-from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.tables import decisions, events, memories, metric_points, spans, syncs
 from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, SyncRecord
 
@@ -39,7 +39,7 @@ _POINTS = (
     .order_by(metric_points.c.at, metric_points.c.attempt, metric_points.c.number, metric_points.c.name)
 )
 _SPANS = select(spans).where(spans.c.job_id == bindparam("job")).order_by(spans.c.started_at, spans.c.attempt)
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_MEMORY = select(memories.c.payload).where(memories.c.key == bindparam("memory"))
 _AGES: dict[str, tuple[Table, Column[datetime]]] = {
     "decisions": (decisions, decisions.c.decided_at),
     "events": (events, events.c.at),
@@ -89,10 +89,8 @@ class SqlRecords:
 
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """One statement for all."""
-        if not points:
-            return 0
-        statement = self._link.insert(metric_points).on_conflict_do_nothing()
-        return self._link.write(statement, [point_values(point) for point in points])
+        rows = [point_values(point) for point in points]
+        return insert_all(self._link, metric_points, rows, Duplicate.SKIPPED)
 
     def points(self, job_id: str, *, kind: str | None = None, name: str | None = None) -> Sequence[MetricPoint]:
         """By time, attempt and number."""
@@ -106,8 +104,7 @@ class SqlRecords:
 
     def put_spans(self, spans_: Sequence[StageSpan]) -> None:
         """One statement for all."""
-        if spans_:
-            self._link.write(self._link.upsert(spans), [span_values(span) for span in spans_])
+        insert_all(self._link, spans, [span_values(span) for span in spans_], Duplicate.REPLACES)
 
     def spans(self, job_id: str) -> Sequence[StageSpan]:
         """By start."""
@@ -131,7 +128,7 @@ class SqlRecords:
 
     def memory(self, key: str) -> Mapping[str, object] | None:
         """By its key."""
-        found: Mapping[str, object] | None = self._link.scalar(select(memories.c.payload).where(memories.c.key == key))
+        found: Mapping[str, object] | None = self._link.scalar(_MEMORY, {"memory": key})
         return found
 
     def forget(self, *, before: datetime, kinds: Collection[str]) -> int:
@@ -149,11 +146,7 @@ class SqlRecords:
 
     def flush(self) -> None:
         """Write what this transaction appended, each kind in one statement; the store calls it before the commit."""
-        if self._decisions:
-            rows, self._decisions = self._decisions, []
-            self._link.write(self._link.insert(decisions).on_conflict_do_nothing(index_elements=["id"]), rows)
-        if self._events:
-            rows, self._events = self._events, []
-            if self._link.dialect == "postgresql":
-                self._link.scalar(_LOCK, {"key": lock_key("events")})
-            self._link.write(insert(events), rows)
+        rows, self._decisions = self._decisions, []
+        insert_all(self._link, decisions, rows, Duplicate.SKIPPED)
+        rows, self._events = self._events, []
+        insert_all(self._link, events, rows, exclusive="events")

@@ -1,0 +1,141 @@
+"""Many rows in one call. SQLite runs a plain statement for each of them; Postgres, where a row costs more on its way than
+in its table, is given all of them as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Executable,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    column,
+    func,
+    join,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.types import TypeDecorator
+
+from fermion.adapters.sql.codec import Values
+from fermion.adapters.sql.link import Link
+from fermion.adapters.sql.locks import lock_key
+from fermion.adapters.sql.tables import Number, UtcTime
+
+
+class Duplicate(StrEnum):
+    """What becomes of a new row whose key is there already."""
+
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    REPLACES = "replaces"
+
+
+def insert_all(
+    link: Link,
+    table: Table,
+    rows: Sequence[Values],
+    duplicate: Duplicate = Duplicate.REFUSED,
+    *,
+    exclusive: str | None = None,
+) -> int:
+    """Insert rows that have the same columns; how many were written.
+
+    ``exclusive`` names a lock that is held from before the first row gets its number to the end of the transaction.
+    """
+    if not rows:
+        return 0
+    statement = _insertion(link.dialect, table, tuple(rows[0]), duplicate, exclusive)
+    return link.write(statement, rows if link.dialect == "sqlite" else _document(table, rows))
+
+
+def update_all(link: Link, table: Table, rows: Sequence[Values]) -> int:
+    """Write these columns of the rows with that ``id`` whose version is the one before; how many were written."""
+    if not rows:
+        return 0
+    if link.dialect == "sqlite":
+        guarded = update(table).where(table.c.id == bindparam("row_id"), table.c.version == bindparam("expected"))
+        return link.write(guarded, [_guarded(row) for row in rows])
+    return link.write(_update(table, tuple(rows[0])), _document(table, rows))
+
+
+def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    """Whether the column holds one of the parameter's values. Postgres takes them as one array, so that the statement stays
+    the same, and prepared, however many they are."""
+    if dialect == "sqlite":
+        return column.in_(bindparam(name, expanding=True))
+    return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
+
+
+def _guarded(row: Values) -> Values:
+    changed = {name: value for name, value in row.items() if name != "id"}
+    return {**changed, "row_id": row["id"], "expected": row["version"] - 1}
+
+
+@cache
+def _insertion(
+    dialect: str, table: Table, names: tuple[str, ...], duplicate: Duplicate, exclusive: str | None
+) -> Executable:
+    statement: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
+    if dialect != "sqlite":
+        rows = _rows(table, names)
+        values = select(*rows.c)
+        if exclusive is not None:
+            # No row comes out of the join before the lock is had, and a row gets its number after that.
+            held = select(func.pg_advisory_xact_lock(lock_key(exclusive))).cte("held")
+            values = values.select_from(join(rows, held, true()))
+        statement = statement.from_select(names, values)
+    if duplicate is Duplicate.SKIPPED:
+        statement = statement.on_conflict_do_nothing()
+    if duplicate is Duplicate.REPLACES:
+        changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
+        statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+    return statement  # type: ignore[no-any-return]
+
+
+@cache
+def _update(table: Table, names: tuple[str, ...]) -> Executable:
+    rows = _rows(table, names)
+    changed = {name: rows.c[name] for name in names if name != "id"}
+    return update(table).where(table.c.id == rows.c.id, table.c.version == rows.c.version - 1).values(changed)
+
+
+def _rows(table: Table, names: tuple[str, ...]) -> Any:
+    """The document as a table of these columns, in its order."""
+    columns = (column(name, table.c[name].type) for name in names)
+    return func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(*columns).render_derived(with_types=True)
+
+
+def _document(table: Table, rows: Sequence[Values]) -> Values:
+    encoders = _encoders(table)
+    return {"rows": [{name: encoders[name](value) for name, value in row.items()} for row in rows]}
+
+
+@cache
+def _encoders(table: Table) -> dict[str, Callable[[Any], Any]]:
+    return {column.name: _encoder(column.type) for column in table.c}
+
+
+def _encoder(kind: Any) -> Callable[[Any], Any]:
+    """How a value of that column stands in the document: as its parameter would, but what JSON has not as text."""
+    if not isinstance(kind, TypeDecorator):
+        return lambda value: value
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    texts: dict[type, Callable[[Any], Any]] = {UtcTime: datetime.isoformat, Number: repr}
+    as_text = texts.get(type(kind), lambda bound: bound)
+
+    def encode(value: Any) -> Any:
+        bound = kind.process_bind_param(value, dialect)
+        return None if bound is None else as_text(bound)
+
+    return encode
