@@ -101,7 +101,8 @@ class Simulation:
         for preemption in outcome.preemptions:
             for lease_id in preemption.lease_ids:
                 self.ending[lease_id] = preemption.job_id
-                self._ends_at[lease_id] = self.now + timedelta(seconds=self.grace_s)
+                ends_at = self.now + timedelta(seconds=self.grace_s)
+                self._ends_at[lease_id] = min(self._ends_at[lease_id], ends_at)
         self.on_step(self, outcome)
 
     def _start(self, grant: Grant) -> None:

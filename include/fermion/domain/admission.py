@@ -32,7 +32,7 @@ __all__ = [
     "waiting_of",
 ]
 
-RULE_VERSION = "admission/1"
+RULE_VERSION = "admission/2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Round:
         snapshot.waiting,
         use=snapshot.use,
         weights=fairshare.weights(snapshot.pools),
-        first={reservation.job_id for reservation in snapshot.reservations},
+        first=[reservation.job_id for reservation in snapshot.reservations],
     )
     rooms = picture.rooms
     for job in line:

@@ -49,6 +49,10 @@ class Holder(Protocol):
     def gpus(self) -> int: ...
 
 
+Held = tuple[datetime | None, Holder]
+"""Who holds GPUs, and by when that has ended for sure (None: unknown)."""
+
+
 class Book:
     """Who holds how much of which pool now, against the limits. Working state of one round; never stored."""
 

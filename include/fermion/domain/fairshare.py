@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -86,18 +86,19 @@ def half_lives(pools: Iterable[Pool]) -> dict[str, timedelta]:
 
 
 def order(
-    waiting: Sequence[Waiting], *, use: Use, weights: Mapping[str, int], first: Collection[str] = frozenset()
+    waiting: Sequence[Waiting], *, use: Use, weights: Mapping[str, int], first: Sequence[str] = ()
 ) -> list[Waiting]:
-    """The line: by priority, then jobs in ``first``, then fair share, then arrival.
+    """The line: by priority, then jobs in ``first`` in that order, then fair share, then arrival.
 
     Fair share compares teams (use divided by the team's weight), then owners within a team. A job counts not only what
     its team and owner used, but also what their jobs before it would use: so ten jobs of one owner do not all pass the
     first job of another. Three sorts by plain keys: O(n log n), and near n where ``waiting`` comes as it arrived.
     """
     of_owner, of_team = _sums(use)
-    levels: defaultdict[tuple[int, bool], list[Waiting]] = defaultdict(list)
+    turns = {job_id: turn for turn, job_id in enumerate(first)}
+    levels: defaultdict[tuple[int, int], list[Waiting]] = defaultdict(list)
     for job in sorted(waiting, key=attrgetter("queued_at", "job_id")):
-        levels[-job.priority, job.job_id not in first].append(job)
+        levels[-job.priority, turns.get(job.job_id, len(turns))].append(job)
     line: list[Waiting] = []
     for level in sorted(levels):
         by_owner = _by_share(levels[level], of_owner, attrgetter("team", "owner"), {})

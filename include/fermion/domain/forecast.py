@@ -133,7 +133,7 @@ def _unknowable(job: Waiting, snapshot: Snapshot, runs: RunTimes) -> str | None:
 
 
 def _line(snapshot: Snapshot, jobs: Sequence[Waiting]) -> list[Waiting]:
-    first = {reservation.job_id for reservation in snapshot.reservations}
+    first = [reservation.job_id for reservation in snapshot.reservations]
     return fairshare.order(jobs, use=snapshot.use, weights=fairshare.weights(snapshot.pools), first=first)
 
 

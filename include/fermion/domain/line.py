@@ -72,7 +72,7 @@ class Reservation:
     """The GPUs and time promised to a waiting job: ``gpus_per_node`` on each of ``nodes`` from ``starts_by`` on.
 
     ``starts_by`` is None where a lease in the way has no known end. Keep it between rounds: it makes the promise hold
-    against jobs that come later, and its time never moves back while the nodes stay.
+    against jobs that come later; its time moves back only for a higher priority, or when a node goes.
     """
 
     job_id: str

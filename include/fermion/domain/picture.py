@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from fermion.domain import preemption
-from fermion.domain.book import Book
+from fermion.domain.book import Book, Held
 from fermion.domain.leases import Lease
 from fermion.domain.limits import never_fits
 from fermion.domain.line import Reservation, ReservedFor, Waiting
-from fermion.domain.placement import Claim, NodeRoom, Room
+from fermion.domain.placement import NodeRoom, Room
 from fermion.domain.problems import Problem
 from fermion.domain.reservations import reserve
 from fermion.domain.snapshots import Grant, Preemption, Snapshot
@@ -37,7 +37,10 @@ class Picture:
         self.grants: dict[str, Grant] = {}
         self.preemptions: dict[str, Preemption] = {}
         self.reservations: dict[str, Reservation] = {}
+        self._held: list[Held] = [(lease.ends_by, lease) for lease in self.leases]
+        self._gone: list[Held] = []
         self._kept = {reservation.job_id: reservation for reservation in snapshot.reservations}
+        self._heads = {job_id for job_id, kept in self._kept.items() if kept.why is ReservedFor.HEAD}
         self._ending: defaultdict[str, list[Lease]] = defaultdict(list)
         for lease in self.leases:
             if lease.id in snapshot.ending:
@@ -93,6 +96,7 @@ class Picture:
         self.book.take(job)
         if self.promised is not self.book:
             self.promised.take(job)
+        self._held.append((ends_by, job))
         self.grants[job.job_id] = Grant(job_id=job.job_id, pool=job.pool, slices=slices, ends_by=ends_by)
         return True
 
@@ -101,13 +105,26 @@ class Picture:
         can_preempt = (
             self._lowest is not None and self._lowest < job.priority and self._may_preempt(job)
         ) or job.job_id in self._ending
-        can_reserve = job.queued_at <= self._reserves_from[job.pool] and job.pool not in self._headed
+        can_reserve = job.job_id in self._heads or (
+            job.queued_at <= self._reserves_from[job.pool] and job.pool not in self._headed
+        )
         if not (can_preempt or can_reserve) or self.problems(job):
             return
         if can_preempt and self._preempt(job):
             return
-        if can_reserve and self.book.over_limit(job) is None:
+        if can_reserve and self._book_at_promise(job).over_limit(job) is None:
             self._reserve(job)
+
+    def _book_at_promise(self, job: Waiting) -> Book:
+        """The book when a kept promise falls due: who was let pass until then may use the job's own limits until then."""
+        kept = self._kept.get(job.job_id)
+        if kept is None or kept.starts_by is None:
+            return self.promised
+        then = self.promised.copy()
+        for ends_by, holder in self._held:
+            if ends_by is not None and ends_by <= kept.starts_by:
+                then.give_back(holder)
+        return then
 
     def _may_preempt(self, job: Waiting) -> bool:
         has_tried = (*_kind(job), job.owner, job.priority) in self._cannot_preempt
@@ -153,14 +170,11 @@ class Picture:
         self._lowest = self._lowest_preemptible()
 
     def _reserve(self, job: Waiting) -> None:
-        reservation = reserve(
-            job,
-            room=self.rooms[job.pool],
-            book=self.promised,
-            leases=self.leases,
-            now=self.now,
-            kept=self._kept.get(job.job_id),
-        )
+        books = [(self.promised, self._held)]
+        if self._gone:
+            books.append((self.book, self._held + self._gone))
+        kept = self._kept.get(job.job_id)
+        reservation = reserve(job, room=self.rooms[job.pool], books=books, now=self.now, kept=kept)
         if reservation is not None:
             self._headed.add(job.pool)
             self._promise(job, reservation, ())
@@ -169,14 +183,17 @@ class Picture:
         """Keep the reserved GPUs, and the quota for them, from whoever comes later in line."""
         room = self.rooms[job.pool]
         for name in reservation.nodes:
-            coming = sum(len(part.devices) for lease in gone for part in lease.slices if part.node == name)
-            room.by_name[name].claims.append(Claim(job.gpus_per_node, reservation.starts_by, coming))
+            here = [(lease.ends_by, part) for lease in gone if lease.pool == job.pool for part in lease.slices]
+            coming = [(ends_by, len(part.devices)) for ends_by, part in here if part.node == name]
+            room.by_name[name].claim(job.gpus_per_node, reservation.starts_by, coming=coming)
         self.reservations[job.job_id] = reservation
         self._promised_at.append(reservation.starts_by)
         if self.promised is self.book:
             self.promised = self.book.copy()
         for lease in gone:
             self.promised.give_back(lease)
+            self._held.remove((lease.ends_by, lease))
+            self._gone.append((lease.ends_by, lease))
         self.promised.take(job)
 
     def _delays_a_promise(self, ends_by: datetime | None) -> bool:

@@ -39,6 +39,16 @@ class NodeRoom:
         self.ends: list[tuple[datetime | None, int]] = []
         self.claims: list[Claim] = []
 
+    def claim(self, gpus: int, at: datetime | None, *, coming: Sequence[tuple[datetime | None, int]] = ()) -> None:
+        """Promise that many devices from ``at`` on. Of the ``coming`` (out of ``ends``) only what it leaves ends for others."""
+        wanted = gpus
+        known = sorted((end, count) for end, count in coming if end is not None)
+        for end, count in (*known, *(entry for entry in coming if entry[0] is None)):
+            self.ends.remove((end, count))
+            self.ends.append((end, max(0, count - wanted)))
+            wanted = max(0, wanted - count)
+        self.claims.append(Claim(gpus, at, sum(count for _, count in coming)))
+
     def spare(self, ends_by: datetime | None) -> int:
         """Free devices that work ending by ``ends_by`` (None: unknown) may take without delaying a claim."""
         free = len(self.free)
@@ -59,7 +69,7 @@ class NodeRoom:
 
     def free_at(self, gpus: int, now: datetime) -> datetime | None:
         """When that many devices beside all claims are free; None where nobody knows."""
-        free = self.beyond_claims
+        free = len(self.free) - sum(max(0, claim.gpus - claim.coming) for claim in self.claims)
         if free >= gpus:
             return now
         for end, count in sorted((end, count) for end, count in self.ends if end is not None):

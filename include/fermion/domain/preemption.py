@@ -40,7 +40,7 @@ def plan(
     ``ending`` are leases that were already asked to end for this job; ``book`` counts everything that lives, and what
     is promised to jobs before this one.
     """
-    coming = _by_node(ending)
+    coming = _by_node(ending, job.pool)
     chosen = _for_nodes(job, room, victims, coming)
     if chosen is None:
         return None
@@ -70,7 +70,7 @@ def _for_nodes(job: Waiting, room: Room, victims: Sequence[Lease], coming: Mappi
     """Victims that free enough on as many nodes as the job needs: on the nodes where that costs least."""
     on_node: defaultdict[str, list[Lease]] = defaultdict(list)
     for lease in victims:
-        for part in lease.slices:
+        for part in lease.slices if lease.pool == job.pool else ():
             on_node[part.node].append(lease)
     offers = []
     for node in room.could_hold(job):
@@ -120,7 +120,7 @@ def _admits(job: Waiting, book: Book, gone: Iterable[Lease]) -> bool:
 
 def _nodes(job: Waiting, room: Room, coming: Mapping[str, int], taken: Iterable[Lease]) -> list[NodeRoom] | None:
     """The nodes that the job fits on once these are gone: those with least left over; None when they are too few."""
-    gone = _by_node(taken)
+    gone = _by_node(taken, job.pool)
     fitting = []
     for node in room.could_hold(job):
         have = node.beyond_claims + coming.get(node.name, 0) + gone.get(node.name, 0)
@@ -129,10 +129,10 @@ def _nodes(job: Waiting, room: Room, coming: Mapping[str, int], taken: Iterable[
     return [node for *_, node in sorted(fitting)[: job.nodes]] if len(fitting) >= job.nodes else None
 
 
-def _by_node(leases: Iterable[Lease]) -> dict[str, int]:
+def _by_node(leases: Iterable[Lease], pool: str) -> dict[str, int]:
     counts: defaultdict[str, int] = defaultdict(int)
     for lease in leases:
-        for part in lease.slices:
+        for part in lease.slices if lease.pool == pool else ():
             counts[part.node] += len(part.devices)
     return dict(counts)
 

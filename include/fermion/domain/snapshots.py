@@ -24,7 +24,7 @@ class Snapshot:
 
     ``leases`` are the live ones. ``ending`` maps the id of a lease that was asked to end to the job it was asked for.
     ``use`` comes from ``fairshare.decayed``, ``spent`` from ``budgets.spent``. ``reservations`` are those of the last
-    round. Its order does not matter: the answer is the same.
+    round in its order, which is theirs in line. Any other order does not matter: the answer is the same.
     """
 
     pools: tuple[Pool, ...]

@@ -298,6 +298,87 @@ def test_a_kept_reservation_moves_only_to_what_is_certainly_sooner(
     assert (reservation.nodes, reservation.made_at) == (nodes, at(-9))
 
 
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param({"teams": {"b": make_quota(0, borrowing=8)}}, id="the team's limit"),
+        pytest.param({"max_gpus_per_user": 8}, id="the user's limit"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("ends_by_s", "granted_ids", "promised"),
+    [
+        pytest.param(27, [], ["head"], id="until the promised time: the promise stands"),
+        pytest.param(28, ["other"], [], id="longer than that: it is over its limit and keeps nothing"),
+        pytest.param(None, ["other"], [], id="nobody knows how long: it keeps nothing"),
+    ],
+)
+def test_a_promise_outlasts_those_who_were_let_pass_on_the_heads_own_limit(
+    policy: dict[str, object], ends_by_s: int | None, granted_ids: list[str], promised: list[str]
+) -> None:
+    kept = Reservation(
+        job_id="head", pool="local/declared", nodes=("n0",), gpus_per_node=8, starts_by=at(27), made_at=at(-9)
+    )
+    ends_by = None if ends_by_s is None else at(ends_by_s)
+    snapshot = make_snapshot(
+        pools=[make_pool(**policy)],
+        waiting=[make_waiting("head", gpus=8, team="b", waited_s=400), make_waiting("other", owner="cat", team="a")],
+        leases=[make_lease("passed", owner="ann", team="b", ends_by=ends_by)],
+        reservations=(kept,),
+    )
+    outcome = decide(snapshot, NOW)
+    assert [grant.job_id for grant in outcome.grants] == granted_ids
+    assert [(r.job_id, r.starts_by) for r in outcome.reservations] == [(job_id, at(27)) for job_id in promised]
+
+
+def promise(job_id: str, **changes: object) -> Reservation:
+    """All eight GPUs of the only node, kept for that job since nine seconds ago."""
+    defaults = {"pool": "local/declared", "nodes": ("n0",), "gpus_per_node": 8, "starts_by": None, "made_at": at(-9)}
+    return Reservation(**{"job_id": job_id, **defaults, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ids", [("ann-1", "bob-1"), ("bob-1", "ann-1")])
+def test_promises_are_kept_in_the_order_in_which_they_were_made(ids: tuple[str, str]) -> None:
+    use = Use(at=NOW, owners=(OwnerUse(pool="local/declared", team="default", owner="ann", gpu_seconds=1e9),))
+    jobs = [make_waiting("bob-1", gpus=8, owner="bob"), make_waiting("ann-1", gpus=8)]
+    assert granted(make_snapshot(waiting=jobs, use=use, reservations=tuple(map(promise, ids)))) == [ids[0]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [
+        pytest.param({}, 8, id="there is room for one of them on the node"),
+        pytest.param({"teams": {"a": make_quota(4), "b": make_quota(4, lending=0)}}, 4, id="and quota for one of them"),
+    ],
+)
+def test_a_kept_promise_outlasts_that_to_a_higher_priority_and_has_no_time_meanwhile(
+    policy: dict[str, object], asked: int
+) -> None:
+    low = make_waiting("low", gpus=asked, team="a")
+    high = replace(low, job_id="high", priority=5, owner="cat", queued_at=at(-400))
+    snapshot = make_snapshot(
+        pools=[make_pool(**policy)],
+        waiting=[low],
+        leases=[make_lease(gpus=asked, team="a", priority=9, ends_by=at(60))],
+        reservations=(promise("low", gpus_per_node=asked),),
+    )
+    assert [r.starts_by for r in decide(snapshot, NOW).reservations] == [at(60)]
+    outcome = decide(replace(snapshot, waiting=(low, high)), NOW)
+    assert [(r.job_id, r.starts_by) for r in outcome.reservations] == [("high", at(60)), ("low", None)]
+    fresh = decide(replace(snapshot, waiting=(low, high), reservations=()), NOW)
+    assert [r.job_id for r in fresh.reservations] == ["high"], "a new one goes to the first in line alone"
+
+
+def test_a_promise_counts_on_the_end_of_what_starts_in_the_same_round() -> None:
+    pool = make_pool(nodes=[8, 8], teams={"a": make_quota(0), "b": make_quota(16)})
+    high = make_waiting("high", gpus=8, priority=5, team="a", owner="cat", max_runtime=seconds(30))
+    head = make_waiting("head", gpus=8, team="a", waited_s=400)
+    snapshot = make_snapshot(pools=[pool], waiting=[head, high], leases=[make_lease(gpus=4, team="b", node="n1")])
+    outcome = decide(snapshot, NOW)
+    assert [grant.job_id for grant in outcome.grants] == ["high"]
+    assert [(r.nodes, r.starts_by) for r in outcome.reservations] == [(("n0",), at(30))]
+
+
 # --- preemption -----------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +474,43 @@ def test_preemption_wins_back_quota_where_gpus_are_free(policy: dict[str, object
     outcome = decide(make_snapshot(pools=[make_pool(nodes=[8, 8], **policy)], waiting=[job], leases=leases), NOW)
     assert [p.lease_ids for p in outcome.preemptions] == [("lower",)]
     assert outcome.explain("hi").reason is Reason.ABOUT_TO_PREEMPT
+
+
+@pytest.mark.parametrize(
+    ("nodes", "policy", "victim", "asked", "told_s"),
+    [
+        pytest.param([8], {}, 4, 4, 100, id="the victim's devices go to the preemptor"),
+        pytest.param([4], {}, 2, 1, 60, id="what the preemptor leaves of them is free when the victim has ended"),
+        pytest.param([8, 8], {"max_gpus_per_user": 8}, 8, 4, 60, id="the victim counts against a limit until then"),
+    ],
+)
+def test_a_promise_beside_a_preemption_is_for_when_the_victims_have_ended(
+    nodes: list[int], policy: dict[str, object], victim: int, asked: int, told_s: int
+) -> None:
+    leases = [make_lease("victim", gpus=victim, owner="ann", ends_by=at(60))]
+    if victim < nodes[0]:
+        leases.append(make_lease("fixed", gpus=nodes[0] - victim, first=victim, priority=9, ends_by=at(100)))
+    waiting = [make_waiting("hi", gpus=asked, priority=5), make_waiting("head", gpus=asked, waited_s=400)]
+    outcome = decide(make_snapshot(pools=[make_pool(nodes=nodes, **policy)], waiting=waiting, leases=leases), NOW)
+    assert [preemption.lease_ids for preemption in outcome.preemptions] == [("victim",)]
+    assert [(r.job_id, r.starts_by) for r in outcome.reservations] == [("hi", None), ("head", at(told_s))]
+
+
+def test_nodes_of_the_same_name_in_two_pools_are_two_nodes() -> None:
+    """One machine with two models is in two pools, and clusters may name their nodes alike."""
+    teams = {"a": make_quota(8)}
+    east, west = (
+        make_pool(name, nodes=[make_node("n0", gpus=gpus)], cohort="both", teams=teams)
+        for name, gpus in (("east/x", 8), ("west/x", 4))
+    )
+    leases = [
+        make_lease("fixed", gpus=8, pool="east/x", team="a", priority=9),
+        make_lease("elsewhere", gpus=4, pool="west/x", team="a"),
+    ]
+    job = make_waiting("hi", gpus=4, pool="east/x", team="a", priority=5)
+    outcome = decide(make_snapshot(pools=[east, west], waiting=[job], leases=leases), NOW)
+    assert outcome.preemptions == ()
+    assert outcome.explain("hi").reason is Reason.WAITING_FOR_QUOTA
 
 
 # --- reasons --------------------------------------------------------------------------------------------------------

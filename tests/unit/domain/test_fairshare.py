@@ -78,7 +78,7 @@ def test_the_line_goes_by_priority_then_reservation_then_share_then_arrival() ->
         make_waiting("promised", owner="ann", waited_s=3),
         make_waiting("urgent", owner="ann", waited_s=0, priority=1),
     ]
-    line = order(jobs, use=use_of(ann=1e6), weights={}, first={"promised"})
+    line = order(jobs, use=use_of(ann=1e6), weights={}, first=["promised"])
     assert ids(line) == ["urgent", "promised", "early", "late", "heavy"]
 
 
