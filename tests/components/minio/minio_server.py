@@ -5,31 +5,28 @@ The versions are pinned by ``go.mod`` and ``go.sum`` beside this file. ``python 
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fermion-components"
-BUILD_WITHIN_S = 1800
+sys.path.insert(0, str(HERE.parent))
+
+from go_programs import CACHE, ProgramMissing, built  # noqa: E402
+
+__all__ = ["CACHE", "REGION", "Minio", "MinioMissing", "binary", "running"]
+
+MinioMissing = ProgramMissing
 START_WITHIN_S = 30
 REGION = "us-east-1"
-
-
-class MinioMissing(RuntimeError):
-    """There is no MinIO and it cannot be built; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -42,34 +39,12 @@ class Minio:
 
 
 def binary() -> Path:
-    """The program, built if it is not there yet (some minutes of two cores); several callers share one build.
+    """The program, built if it is not there yet (some minutes of two cores).
 
     Raises:
         MinioMissing: there is no Go, or it does not build.
     """
-    pins = sha256((HERE / "go.mod").read_bytes() + (HERE / "go.sum").read_bytes()).hexdigest()[:12]
-    program = CACHE / f"minio-{pins}"
-    if program.exists():
-        return program
-    if shutil.which("go") is None:
-        raise MinioMissing("MinIO is built with Go (1.25 or newer), and there is no `go` on the PATH")
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "minio.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not program.exists():
-            _build(program)
-    return program
-
-
-def _build(program: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="minio-build-") as name:
-        for file in ("go.mod", "go.sum"):
-            shutil.copy(HERE / file, name)
-        command = ["go", "build", "-mod=readonly", "-o", "minio", "github.com/minio/minio"]
-        done = subprocess.run(command, cwd=name, capture_output=True, text=True, timeout=BUILD_WITHIN_S, check=False)
-        if done.returncode:
-            raise MinioMissing(f"MinIO does not build: {done.stderr.strip()[-2000:]}")
-        (Path(name) / "minio").rename(program)
+    return built("minio", "github.com/minio/minio", HERE)
 
 
 @contextmanager
