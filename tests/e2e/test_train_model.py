@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.live import Live, wait_until
+
+from e2e.live import Live, wait_until
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
 
@@ -113,11 +114,14 @@ def test_each_published_version_was_announced_once(live: Live) -> None:
 
 
 def test_a_request_that_does_not_parse_fails_its_run_with_every_problem_in_the_note(live: Live) -> None:
-    assert trigger(live, "misspelt", {"gitRepoo": "x", "gpuCount": 0}).status_code == 200
+    conf: dict[str, object] = {"gitRepoo": "x", "gpuCount": 0, "pool": "local/h100", "preemptible": "perhaps"}
+    assert trigger(live, "misspelt", conf).status_code == 200
     run = end_of(live, "misspelt")
     assert run["state"] == "failed"
     assert "Did you mean gitRepo?" in run["note"]
     assert "0 is out of range" in run["note"]
+    assert "'perhaps' is neither true nor false" in run["note"], "the form's own rules refuse nothing"
+    assert "no pool 'local/h100'" in run["note"], "what can be read is looked up"
     found = states(live, "misspelt")
     assert (found["check_quota"], found["release_gpus"], found["write_report"]) == (
         "failed",
