@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(420)]
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    folder: Path = tmp_path_factory.mktemp("live")
+    folder: Path = tmp_path_factory.mktemp("live in Übung ")  # a path may hold a space, and letters beyond ASCII
     for each in (folder, *folder.parents):
         if each.stat().st_uid == 0 and str(each).startswith("/tmp/"):
             each.chmod(0o755)  # an unprivileged database server has to reach its folder
