@@ -18,6 +18,7 @@ def job_payload(job: Job) -> dict[str, object]:
         "phase": str(job.phase),
         "reason": str(job.explanation.reason),
         "message": job.explanation.message,
+        "numbers": dict(job.explanation.numbers),
         "pool": job.spec.pool,
         "gpus": job.spec.gpus,
         "attempt": job.attempt,
