@@ -18,6 +18,7 @@ from fermion.domain.artifacts import DatasetVersion, Image, ModelDraft, ModelVer
 from fermion.domain.jobs import Job, Phase, Pins
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.pools import Node
+from fermion.domain.problems import Problem
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
 from fermion.domain.report import Report
 from fermion.domain.retention import Freed
@@ -349,6 +350,13 @@ class Datasets(Protocol):
 
         Raises:
             OutsideBroken: the source's content is not that version any more (the message names the files).
+        """
+        ...
+
+    def never_fits(self, version: DatasetVersion) -> Sequence[Problem]:
+        """Why that version could never be staged here, however empty it gets; asked once, before the line.
+
+        process, docker: it is larger than the cache may be. kubernetes: larger than the largest claim.
         """
         ...
 

@@ -175,6 +175,8 @@ def _check_datasets(ctx: Context, asked: Reading, found: Findings) -> None:
         version = _gather(found, f"datasets.{name}", scan)
         if version is not None:
             found.datasets[name] = version
+            if (driver := _named(ctx, asked)) is not None:
+                found.problems.extend(driver.datasets.never_fits(version))
 
 
 def _gather(found: Findings, name: str, look_up: Callable[[], T]) -> T | None:

@@ -324,6 +324,18 @@ def test_a_link_out_of_a_dataset_is_refused_together_with_the_rest(tmp_path: Pat
     assert {each.message.split()[0] for each in found if each.field == "datasets.digits"} == {"passwords", "up"}
 
 
+def test_a_dataset_larger_than_the_cluster_may_ever_stage_is_refused_before_the_queue(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_bytes(b"x" * 100)
+    world, source = World(tmp_path), Origins({"file": Folders([tmp_path / "data"])})
+    rules = replace(world.ctx.rules, datasets={"digits": (tmp_path / "data").as_uri()})
+    world.ctx = replace(world.ctx, dataset_source=source, rules=rules)
+    world.driver.datasets = DatasetCache(Shelf(tmp_path / "cache", size_limit=99), source)  # type: ignore[assignment]
+    assert codes(problems(world, gpus=0)) == {"gpus": {"out_of_range"}, "datasets.digits": {"over_cache"}}
+    world.driver.datasets = DatasetCache(Shelf(tmp_path / "cache", size_limit=100), source)  # type: ignore[assignment]
+    assert world.stage(world.submit().id).phase is Phase.STAGING
+
+
 # --- real training code -----------------------------------------------------------------------------------------------
 
 WRONG = r"""

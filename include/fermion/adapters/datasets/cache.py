@@ -7,12 +7,13 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from fermion.adapters.datasets.origin import Origin
+from fermion.adapters.datasets.origin import Origin, field_of
 from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
 from fermion.adapters.files.shelf import Filling, Shelf
 from fermion.adapters.files.trees import hash_file, in_parallel
 from fermion.domain.artifacts import DatasetVersion, FileEntry, tree_checksum
 from fermion.domain.jobs import Pins
+from fermion.domain.problems import Problem
 from fermion.domain.retention import Freed
 from fermion.errors import OutsideBroken, OutsideUnavailable
 
@@ -50,6 +51,12 @@ class DatasetCache:
                 reason = "the disk is full" if is_full(error) else error.strerror
                 message = f"dataset '{version.dataset}' cannot be staged below {self._shelf.root}: {reason}."
                 raise OutsideUnavailable(f"{message} Nothing half is visible; call again.", what=name) from error
+
+    def never_fits(self, version: DatasetVersion) -> Sequence[Problem]:
+        """See ``ports.Datasets``."""
+        never = self._shelf.never_fits(version.size_bytes, what=f"dataset '{version.dataset}'")
+        fix = "Ask for less data, or have the limit raised (caches.datasets_gib)."
+        return [Problem(field=field_of(version.dataset), code="over_cache", message=never, fix=fix)] if never else []
 
     def tidy(self, needed: Collection[Pins]) -> Freed:
         """See ``ports.Datasets``."""

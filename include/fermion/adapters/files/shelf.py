@@ -159,6 +159,12 @@ class Shelf:
             found.append(Entry(name=path.name, size=size, used_at=used_at, holders=self.holders(path.name)))
         return tuple(sorted(found, key=lambda entry: (entry.used_at, entry.name)))
 
+    def never_fits(self, needed: int, *, what: str) -> str | None:
+        """Why that many bytes could never be here, as a sentence; None when they could."""
+        if self.size_limit is None or needed <= self.size_limit:
+            return None
+        return f"{what} needs {_gib(needed)} and the cache's limit is {_gib(self.size_limit)}."
+
     def make_room(self, needed: int, *, what: str) -> None:
         """Evict until ``needed`` bytes more keep the size limit and fit on the disk.
 
@@ -167,11 +173,8 @@ class Shelf:
             OutsideUnavailable: too much is in use, or the disk is full; later it may fit.
         """
         if self.size_limit is not None:
-            if needed > self.size_limit:
-                message = (
-                    f"{what} needs {_gib(needed)} and the cache's limit is {_gib(self.size_limit)}; raise the limit."
-                )
-                raise DriverCannot(f"{message} ({self.root})", what=what)
+            if (never := self.never_fits(needed, what=what)) is not None:
+                raise DriverCannot(f"{never} Raise the limit. ({self.root})", what=what)
             self._evict_down_to(self.size_limit - needed)
             used = sum(entry.size for entry in self.entries())
             if used + needed > self.size_limit:

@@ -323,16 +323,23 @@ def test_what_a_workload_links_to_never_leaves(tmp_path: Path, folders: Folders)
 def test_a_dataset_bigger_than_the_whole_cache_is_refused_for_good(tmp_path: Path, folders: Folders) -> None:
     shelf = Shelf(tmp_path / "cache", size_limit=99, grace=timedelta(0))
 
+    version = make_dataset(tmp_path, folders, "a", 100)
+
     with pytest.raises(DriverCannot, match="100 bytes and the cache's limit is 99 bytes"):
-        DatasetCache(shelf, folders).stage(make_dataset(tmp_path, folders, "a", 100))
+        DatasetCache(shelf, folders).stage(version)
+    (problem,) = DatasetCache(shelf, folders).never_fits(version)
+    assert (problem.field, problem.code) == (f"datasets.{version.dataset}", "over_cache")
+    assert "100 bytes and the cache's limit is 99 bytes" in problem.message
 
 
 def test_a_dataset_exactly_as_big_as_the_cache_fits(tmp_path: Path, folders: Folders) -> None:
     shelf = Shelf(tmp_path / "cache", size_limit=100, grace=timedelta(0))
 
-    DatasetCache(shelf, folders).stage(make_dataset(tmp_path, folders, "a", 100))
+    version = make_dataset(tmp_path, folders, "a", 100)
+    DatasetCache(shelf, folders).stage(version)
 
     assert len(visible(shelf)) == 1
+    assert not DatasetCache(shelf, folders).never_fits(version)
 
 
 def test_holders_are_counted_by_name_and_only_what_is_staged_can_be_held(
