@@ -164,7 +164,7 @@ class Catalog(Protocol):
         ...
 
     def put_dataset_version(self, version: DatasetVersion) -> bool:
-        """Insert; False when the dataset has a version with this checksum already."""
+        """Insert; False when the dataset has a version with this checksum: it keeps its time and gets the URI, where it is now."""
         ...
 
     def dataset_versions(self, dataset: str | None = None) -> Sequence[DatasetVersion]:

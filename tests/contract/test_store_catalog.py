@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builders import NOW, at, make_node
 from fermion.domain.artifacts import DatasetVersion, FileEntry, Image
 from fermion.domain.figures import Method
@@ -106,6 +108,17 @@ def test_the_same_content_is_the_same_version(store: Store) -> None:
         assert tx.catalog.put_dataset_version(make_version(dataset="other")) is True
     with store.read() as tx:
         assert tx.catalog.dataset_versions("digits") == [make_version(age_s=9)]
+
+
+def test_the_same_content_at_another_place_is_the_same_version_which_lies_there_from_now_on(store: Store) -> None:
+    with store.begin() as tx:
+        tx.catalog.put_dataset_version(make_version(age_s=9))
+        tx.catalog.put_dataset_version(make_version(dataset="other"))
+        moved = replace(make_version(age_s=0), uri="s3://bucket/Ümzug 模型")
+        assert tx.catalog.put_dataset_version(moved) is False
+    with store.read() as tx:
+        assert tx.catalog.dataset_versions("digits") == [replace(make_version(age_s=9), uri=moved.uri)]
+        assert tx.catalog.dataset_versions("other") == [make_version(dataset="other")]
 
 
 def test_versions_are_newest_first_and_have_files_only_when_the_dataset_is_named(store: Store) -> None:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from fermion.adapters.datasets.cache import DatasetCache
 from fermion.adapters.datasets.folder import Folders
 from fermion.adapters.datasets.origin import Origins
+from fermion.adapters.files.shelf import Shelf
 from fermion.errors import NotFound, OutsideUnavailable, RequestRefused
 from fermion.usecases.datasets import Announcer, announce_datasets, forget_dataset, known_datasets, register_dataset
+from fermion.usecases.stage import mount_dataset
 from fermion.usecases.sync import write_choices
 from platforms import Platform
 
@@ -81,6 +84,16 @@ def test_registering_says_everything_that_is_wrong_and_changes_nothing(platform:
             register_dataset(platform.ctx, name, place, actor="ann")
         assert {problem.code for problem in refused.value.problems} == codes
     assert set(known_datasets(platform.ctx)) == {"digits"}
+
+
+def test_a_dataset_that_moved_is_staged_from_where_it_lies_now(platform: Platform, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "cache")
+    platform.driver.datasets = DatasetCache(shelf, platform.ctx.dataset_source)  # type: ignore[assignment,arg-type]
+    register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann")
+    job = platform.submit(datasets=["faces"])
+    (tmp_path / "data" / "faces of all").rename(tmp_path / "data" / "moved")
+    register_dataset(platform.ctx, "faces", uri(tmp_path, "moved"), actor="ann")
+    assert mount_dataset(platform.ctx, job.id).keys() == {"faces"}
 
 
 def test_a_place_that_does_not_answer_registers_nothing(tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ class MemoryCatalog:
         return [stored[key] for key in sorted(stored)]
 
     def put_dataset_version(self, version: DatasetVersion) -> bool:
-        """Insert; False when it is there."""
+        """Insert; of one that is there only the place is renewed."""
         key = (version.dataset, version.checksum)
         stored = self._draft.write("datasets")
         if key in stored:
+            stored[key] = replace(stored[key], uri=version.uri)
             return False
         stored[key] = version
         return True

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from fermion.adapters.sql.codec import Values, image_of, image_values, node_of, node_values
 from fermion.adapters.sql.link import Link
@@ -22,6 +22,11 @@ _FILES = (
     .join(dataset_versions, dataset_versions.c.seq == dataset_files.c.version_seq)
     .where(dataset_versions.c.dataset == bindparam("dataset"))
     .order_by(dataset_files.c.version_seq, dataset_files.c.number)
+)
+_MOVE = (
+    update(dataset_versions)
+    .where(dataset_versions.c.dataset == bindparam("of"), dataset_versions.c.checksum == bindparam("content"))
+    .values(uri=bindparam("place"))
 )
 
 
@@ -68,7 +73,7 @@ class SqlCatalog:
         return [image_of(row) for row in self._link.rows(select(images).order_by(images.c.id))]
 
     def put_dataset_version(self, version: DatasetVersion) -> bool:
-        """The version and its files, together or not at all."""
+        """The version and its files, together or not at all; of one that is there only the place is renewed."""
         row = {
             "dataset": version.dataset,
             "checksum": version.checksum,
@@ -78,6 +83,7 @@ class SqlCatalog:
         statement = self._link.insert(dataset_versions).on_conflict_do_nothing()
         seq = self._link.scalar(statement.returning(dataset_versions.c.seq), row)
         if seq is None:
+            self._link.write(_MOVE, {"of": version.dataset, "content": version.checksum, "place": version.uri})
             return False
         files: list[Values] = [
             {"version_seq": seq, "number": number, "path": file.path, "size": file.size, "sha256": file.sha256}
