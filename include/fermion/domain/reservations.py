@@ -87,7 +87,7 @@ def _quota_at(job: Waiting, book: Book, held: Sequence[Held], now: datetime) -> 
         later.give_back(holder)
         if later.admits(job):
             return True, max(ends_by, now)
-    for ends_by, holder in held:
-        if ends_by is None:
+    for unknown, holder in held:
+        if unknown is None:
             later.give_back(holder)
     return later.admits(job), None

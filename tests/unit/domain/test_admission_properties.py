@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from builders import NOW, at, make_lease, make_pool, make_quota, make_snapshot, make_waiting, seconds
 from fermion.domain.accounting import allocated, allocated_by_kind
 from fermion.domain.admission import Round, Snapshot, decide
+from fermion.domain.book import Book
 from fermion.domain.leases import Lease
-from fermion.domain.line import ReservedFor, Waiting
+from fermion.domain.line import Reservation, ReservedFor, Waiting
 from fermion.domain.pools import Pool
 from simulations import Arrival, Simulation, arrival
 
@@ -173,24 +174,67 @@ class Promises:
                     told = self.told.get(reservation.job_id, reservation.starts_by)
                     self.told[reservation.job_id] = min(told, reservation.starts_by)
 
-    def check(self, starts: Mapping[str, datetime]) -> None:
-        """Every head started by its time; one that never had a time, once all that was held at its promise had ended."""
-        for job_id, all_ended in self.all_ended.items():
-            assert starts[job_id] <= self.told.get(job_id, all_ended), job_id
+    def check(self, simulation: Simulation) -> None:
+        """Every head of the highest priority started by its time; one that never had a time, once all held had ended."""
+        jobs = [arrival.job for arrival in simulation.arrivals]
+        highest = max(job.priority for job in jobs)
+        for job in jobs:
+            if job.priority == highest and job.job_id in self.all_ended:
+                bound = self.told.get(job.job_id, self.all_ended[job.job_id])
+                assert simulation.starts[job.job_id] <= bound, job.job_id
 
 
 @SOME
 @given(pool=pools(), jobs=lives(priorities=(0,)))
 def test_the_head_of_the_line_starts_within_its_bound(pool: Pool, jobs: list[Arrival]) -> None:
     promises = Promises()
-    promises.check(Simulation([pool], jobs, on_step=promises).run().starts)
+    promises.check(Simulation([pool], jobs, on_step=promises).run())
 
 
 @SOME
 @given(pools=cohorts(), jobs=lives(pool_ids=("c/east", "c/west"), priorities=(0,)))
 def test_heads_of_a_cohorts_lines_start_within_their_bounds(pools: list[Pool], jobs: list[Arrival]) -> None:
     promises = Promises()
-    promises.check(Simulation(pools, jobs, on_step=promises).run().starts)
+    promises.check(Simulation(pools, jobs, on_step=promises).run())
+
+
+@SOME
+@given(pool=pools(), jobs=lives(priorities=(0, 5, 5)))
+def test_a_head_of_the_highest_priority_starts_within_its_bound_while_others_preempt(
+    pool: Pool, jobs: list[Arrival]
+) -> None:
+    promises = Promises()
+    promises.check(Simulation([pool], jobs, on_step=promises).run())
+
+
+def check_heads_stay(before: Iterable[Reservation], simulation: Simulation, outcome: Round) -> None:
+    """A head that still waits still has a reservation, unless it is over its own limit because of a higher priority."""
+    promised = {reservation.job_id for reservation in outcome.reservations}
+    staying = [lease for lease in simulation.leases.values() if lease.id not in simulation.ending]
+    for head in [kept for kept in before if kept.why is ReservedFor.HEAD and kept.job_id not in promised]:
+        job = simulation.waiting.get(head.job_id)
+        if job is not None:
+            book = Book(simulation.pools, staying, (), simulation.now)
+            for other in map(simulation.waiting.__getitem__, promised):
+                if other.priority > job.priority:
+                    book.take(other)
+            assert book.over_limit(job) is not None, f"{job.job_id} lost its reservation"
+
+
+@SOME
+@given(pools=st.one_of(st.tuples(pools()).map(list), cohorts()), data=st.data())
+def test_a_head_keeps_its_reservation_until_it_starts_whoever_comes_after_it(
+    pools: list[Pool], data: st.DataObject
+) -> None:
+    before: tuple[Reservation, ...] = ()
+
+    def on_step(simulation: Simulation, outcome: Round) -> None:
+        nonlocal before
+        check_heads_stay(before, simulation, outcome)
+        before = outcome.reservations
+
+    jobs = data.draw(lives(pool_ids=tuple(pool.id for pool in pools)))
+    Simulation(pools, jobs, on_step=on_step).run()
 
 
 @SOME
