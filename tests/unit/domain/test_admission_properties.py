@@ -11,7 +11,7 @@ from datetime import datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import NOW, at, make_lease, make_pool, make_quota, make_snapshot, make_waiting, seconds
+from builders import NOW, at, make_lease, make_node, make_pool, make_quota, make_snapshot, make_waiting, seconds
 from fermion.domain.accounting import allocated, allocated_by_kind
 from fermion.domain.admission import Round, Snapshot, decide
 from fermion.domain.book import Book
@@ -27,7 +27,7 @@ GPUS = st.sampled_from([1, 1, 2, 3, 4, 8])
 
 @st.composite
 def pools(draw: st.DrawFn, *, plain: bool = False) -> Pool:
-    """One pool of one to four nodes; unless ``plain``, perhaps with team quotas and a limit per user."""
+    """One pool of one to four nodes, some not usable; unless ``plain``, perhaps with team quotas and a limit per user."""
     policy: dict[str, object] = {"head_grace": seconds(draw(st.sampled_from([0, 5, 40]))), "half_life": seconds(100)}
     if not plain and draw(st.booleans()):
         limits = st.one_of(st.none(), st.integers(0, 8))
@@ -37,7 +37,9 @@ def pools(draw: st.DrawFn, *, plain: bool = False) -> Pool:
         }
     if not plain and draw(st.booleans()):
         policy["max_gpus_per_user"] = draw(st.integers(2, 16))
-    return make_pool(nodes=draw(st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=4)), **policy)
+    sizes = draw(st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=4))
+    nodes = [make_node(f"n{number}", gpus=gpus, ready=draw(st.integers(0, 5)) < 5) for number, gpus in enumerate(sizes)]
+    return make_pool(nodes=nodes, **policy)
 
 
 @st.composite
@@ -79,27 +81,30 @@ def lives(
             preemptible=draw(st.booleans()),
             waited_s=-draw(st.integers(0, 90)),
             max_runtime=seconds(limit) if is_limited else None,
+            excluded_nodes=draw(st.sampled_from([(), (), (), ("n0", "east-n0")])),
         )
         jobs.append(arrival(job, runs_s=draw(st.integers(1, limit))))
     return jobs
 
 
 def check_invariants(simulation: Simulation, outcome: Round) -> None:
-    """Nothing is over capacity, no device is held twice, no job holds twice, G2 holds."""
+    """Nothing is over capacity or on a node it must not use, no device and no job is granted twice, G2 holds."""
     live = list(simulation.leases.values())
     devices = Counter((part.node, device) for lease in live for part in lease.slices for device in part.devices)
-    known = {(node.name, device.id) for pool in simulation.pools for node in pool.nodes for device in node.devices}
-    assert set(devices) <= known
+    usable = [node for pool in simulation.pools for node in pool.nodes if node.is_usable]
+    assert set(devices) <= {(node.name, device.id) for node in usable for device in node.devices}
     assert max(devices.values(), default=0) <= 1, "a device is held twice"
     assert max(Counter(lease.holder_id for lease in live).values(), default=0) <= 1, "a job holds twice"
     for pool in simulation.pools:
-        held = allocated(live, pool.id)
+        every = [*simulation.ended, *live]
+        held = allocated(every, pool.id)
         assert held <= pool.capacity
         assert held == sum(simulation._of[lease.holder_id].job.gpus for lease in live if lease.pool == pool.id)
-        assert held == sum(allocated_by_kind(live, pool.id).values())
+        assert held == sum(allocated_by_kind(every, pool.id).values())
     for grant in outcome.grants:
         job = simulation._of[grant.job_id].job
         assert [len(part.devices) for part in grant.slices] == [job.gpus_per_node] * job.nodes
+        assert len({part.node for part in grant.slices} - {*job.excluded_nodes}) == job.nodes
     check_limits(simulation)
 
 
