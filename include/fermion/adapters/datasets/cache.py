@@ -63,18 +63,6 @@ class DatasetCache:
         keep = {entry_name(checksum) for pins in needed for checksum in pins.datasets.values()}
         return self._shelf.tidy(keep=keep, leftovers_after=LEFTOVERS)
 
-    def hold(self, checksum: str, holder: str) -> None:
-        """Keep a staged version from eviction until ``drop``.
-
-        Raises:
-            NotFound: it is not staged (any more).
-        """
-        self._shelf.hold(entry_name(checksum), holder)
-
-    def drop(self, holder: str) -> int:
-        """Let go of every version that this holder holds; how many."""
-        return self._shelf.drop(holder)
-
     def _intact(self, name: str, version: DatasetVersion) -> Path | None:
         path = self._shelf.find(name)
         return path if path is not None and not _touched(path, version.files) else None

@@ -1,7 +1,7 @@
 """A shelf: a folder of read-only entries, each named by its content and shared by whoever needs it.
 
 An entry is filled in a staging folder under its own lock and then appears with one rename, so nobody ever sees half of
-one; a filler that died leaves its staging folder, which the next one continues. Entries that nobody holds leave
+one; a filler that died leaves its staging folder, which the next one continues. Entries that nobody uses leave
 least-recently-used first when a size limit needs room. What is in an entry, and whether it is intact, is the caller's
 business.
 
@@ -9,7 +9,6 @@ business.
     <root>/.staging/<name>/     what is being filled; ``tree/`` inside becomes the entry
     <root>/.locks/<name>        whoever fills or evicts the entry holds this
     <root>/.records/<name>      its size; the modification time is when it was last used
-    <root>/.holds/<name>/<who>  one empty file per holder
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import contextlib
 import json
 import os
 import secrets
-import urllib.parse
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,19 +26,18 @@ from pathlib import Path
 from fermion.adapters.files.locks import lock, try_lock
 from fermion.adapters.files.placing import free_bytes, place, remove_tree, seal, size_of, write_durably
 from fermion.domain.retention import Freed
-from fermion.errors import DriverCannot, NotFound, OutsideUnavailable
+from fermion.errors import DriverCannot, OutsideUnavailable
 
 _GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry as it stands: its bytes, when it was last asked for, and who holds it."""
+    """One entry as it stands: its bytes, and when it was last asked for."""
 
     name: str
     size: int
     used_at: datetime
-    holders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +53,9 @@ class Filling:
 class Shelf:
     """The entries below one root folder.
 
-    ``size_limit`` is in bytes (None: no limit). ``grace`` is how long an entry that was asked for is safe from eviction
-    without a hold: enough for the caller to place one. ``lock_timeout`` bounds the wait for another filler. ``in_use``
-    answers paths of entries that somebody reads without a hold (see ``linked_below``); they are not evicted either.
+    ``size_limit`` is in bytes (None: no limit). ``grace`` is how long an entry that was asked for is safe from eviction:
+    enough for the caller to show that it is in use. ``lock_timeout`` bounds the wait for another filler. ``in_use`` answers
+    paths of entries that somebody reads (see ``linked_below``); they are not evicted.
     """
 
     def __init__(
@@ -108,45 +105,6 @@ class Shelf:
         remove_tree(filling.folder)
         return self.root / filling.name
 
-    # --- holding ---
-
-    def hold(self, name: str, holder: str) -> None:
-        """Keep the entry from being evicted until ``drop``; repeated it does nothing.
-
-        Raises:
-            NotFound: it is not here (any more): stage it again.
-        """
-        with lock(self._lock(name), timeout=self.lock_timeout, what=f"staging {name}"):
-            if not (self.root / name).is_dir():
-                raise NotFound(f"{name} is not in {self.root}; stage it again before holding it.", what=name)
-            folder = self.root / ".holds" / name
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / urllib.parse.quote(holder, safe="")).touch()
-
-    def drop(self, holder: str) -> int:
-        """Let go of everything that this holder holds; how many entries that were."""
-        quoted = urllib.parse.quote(holder, safe="")
-        dropped = 0
-        for mark in self._below(".holds"):
-            try:
-                (mark / quoted).unlink()
-                dropped += 1
-            except FileNotFoundError:
-                continue
-        return dropped
-
-    def holders(self, name: str) -> tuple[str, ...]:
-        """Who holds the entry, sorted."""
-        folder = self.root / ".holds" / name
-        try:
-            return tuple(sorted(urllib.parse.unquote(each) for each in os.listdir(folder)))
-        except FileNotFoundError:
-            return ()
-
-    def holds(self) -> Mapping[str, tuple[str, ...]]:
-        """Entry name to its holders, for every entry that somebody holds."""
-        return {mark.name: who for mark in self._below(".holds") if (who := self.holders(mark.name))}
-
     # --- room ---
 
     def entries(self) -> tuple[Entry, ...]:
@@ -156,7 +114,7 @@ class Shelf:
             if path.name.startswith("."):
                 continue
             size, used_at = self._read_record(path.name)
-            found.append(Entry(name=path.name, size=size, used_at=used_at, holders=self.holders(path.name)))
+            found.append(Entry(name=path.name, size=size, used_at=used_at))
         return tuple(sorted(found, key=lambda entry: (entry.used_at, entry.name)))
 
     def never_fits(self, needed: int, *, what: str) -> str | None:
@@ -178,20 +136,15 @@ class Shelf:
             self._evict_down_to(self.size_limit - needed)
             used = sum(entry.size for entry in self.entries())
             if used + needed > self.size_limit:
-                raise OutsideUnavailable(self._why_no_room(what, needed, used), what=what)
+                raise OutsideUnavailable(
+                    f"{what} needs {_gib(needed)}; {_gib(used)} of the cache's {_gib(self.size_limit)} are in use by running jobs,"
+                    " or were asked for just now. It fits when they end; or raise the limit.",
+                    what=what,
+                )
         free = free_bytes(self.root)
         if free < needed:
             message = f"{what} needs {_gib(needed)} and {self.root} has {_gib(free)} free; free or add disk space."
             raise OutsideUnavailable(message, what=what)
-
-    def _why_no_room(self, what: str, needed: int, used: int) -> str:
-        holders = sorted({who for entry in self.entries() for who in entry.holders})
-        shown = ", ".join(holders[:5]) + (f" and {len(holders) - 5} more" if len(holders) > 5 else "")
-        limit = self.size_limit or 0
-        return (
-            f"{what} needs {_gib(needed)}; {_gib(used)} of the cache's {_gib(limit)} are in use "
-            f"({shown or 'by running jobs, or asked for just now'}). It fits when they end; or raise the limit."
-        )
 
     def tidy(self, *, keep: Collection[str], leftovers_after: timedelta) -> Freed:
         """Evict down to the size limit, none of the names in ``keep``; and clear leftovers of that age."""
@@ -225,7 +178,7 @@ class Shelf:
     def _is_needed(self, name: str) -> bool:
         _, used_at = self._read_record(name)
         is_fresh = datetime.now(UTC) - used_at < self.grace
-        return is_fresh or bool(self.holders(name)) or str(self.root / name) in self._in_use()
+        return is_fresh or str(self.root / name) in self._in_use()
 
     def clear_leftovers(self, *, older_than: timedelta) -> Freed:
         """Delete staging folders that nobody has touched for that long."""

@@ -23,7 +23,7 @@ from fermion.adapters.files.shelf import Shelf, linked_below
 from fermion.domain.artifacts import DatasetVersion, FileEntry
 from fermion.domain.jobs import Pins
 from fermion.domain.retention import Freed
-from fermion.errors import DriverCannot, NotFound, OutsideBroken, OutsideUnavailable
+from fermion.errors import DriverCannot, OutsideBroken, OutsideUnavailable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -283,22 +283,25 @@ def test_the_least_recently_used_leaves_first_when_there_is_no_room(tmp_path: Pa
     assert sorted(visible(shelf)) == sorted(entry_name(each.checksum) for each in (a, c))
 
 
-def test_what_is_held_or_was_just_asked_for_never_leaves(tmp_path: Path, folders: Folders) -> None:
+def test_what_was_just_asked_for_never_leaves(tmp_path: Path, folders: Folders) -> None:
     shelf = Shelf(tmp_path / "cache", size_limit=250, grace=timedelta(minutes=10))
     cache = DatasetCache(shelf, folders)
     a, b, c = (make_dataset(tmp_path, folders, name, 100) for name in "abc")
     cache.stage(a)
-    cache.hold(a.checksum, "job-1-a1")
-    _used(shelf, a, 10)
     cache.stage(b)
 
-    with pytest.raises(OutsideUnavailable, match=r"200 bytes of the cache's 250 bytes are in use \(job-1-a1\)"):
+    with pytest.raises(OutsideUnavailable, match=r"200 bytes of the cache's 250 bytes are in use"):
         cache.stage(c)
-    assert len(visible(shelf)) == 2
-
-    assert cache.drop("job-1-a1") == 1
+    _used(shelf, a, 10)
     cache.stage(c)
     assert sorted(visible(shelf)) == sorted(entry_name(each.checksum) for each in (b, c))
+
+
+def test_an_entry_that_is_gone_is_not_evicted_again(cache: DatasetCache, shelf: Shelf, version: DatasetVersion) -> None:
+    cache.stage(version)
+    name = entry_name(version.checksum)
+    _used(shelf, version, 10)
+    assert [shelf.evict(name), shelf.evict(name)] == [True, False]
 
 
 def test_what_a_workload_links_to_never_leaves(tmp_path: Path, folders: Folders) -> None:
@@ -340,26 +343,6 @@ def test_a_dataset_exactly_as_big_as_the_cache_fits(tmp_path: Path, folders: Fol
 
     assert len(visible(shelf)) == 1
     assert not DatasetCache(shelf, folders).never_fits(version)
-
-
-def test_holders_are_counted_by_name_and_only_what_is_staged_can_be_held(
-    cache: DatasetCache, shelf: Shelf, version: DatasetVersion
-) -> None:
-    with pytest.raises(NotFound):
-        cache.hold(version.checksum, "job-1")
-    cache.stage(version)
-    name = entry_name(version.checksum)
-    for holder in ("job-1", "job/../2", "job-1"):
-        cache.hold(version.checksum, holder)
-
-    assert shelf.holders(name) == ("job-1", "job/../2")
-    assert shelf.holds() == {name: ("job-1", "job/../2")}
-    assert cache.drop("job-1") == 1
-    assert cache.drop("job-1") == 0
-    assert shelf.evict(name) is False
-    assert cache.drop("job/../2") == 1
-    assert shelf.evict(name) is True
-    assert visible(shelf) == []
 
 
 def test_keeping_house_goes_down_to_the_limit_and_keeps_what_an_open_job_has_pinned(
