@@ -59,7 +59,7 @@ def fail(error: FermionError, *, as_json: bool) -> NoReturn:
             payload["problems"] = [problem.to_payload() for problem in error.problems]
         print_json(payload)
     else:
-        errors.print(error.message, style="red", markup=False)
+        errors.print(error.message, style="red", markup=False, soft_wrap=True)
     sys.exit(exit_code(error))
 
 

@@ -33,11 +33,11 @@ class Installation:
         migrate(self._database)
 
     def fermion(self, *words: str) -> tuple[int, str]:
-        """The exit code of the real command, run in ``run/``, and what it prints."""
+        """The exit code of the real command, run in ``run/``, and what it prints or, when that is nothing, what it complains of."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FERMION_")}
         environment = {**kept, "FERMION_ROOT": str(self.root), "FERMION_DATABASE_URL": self._database}
         command = [str(Path(sys.executable).parent / "fermion"), *words]
         ran = subprocess.run(
             command, cwd=self.root / "run", env=environment, capture_output=True, text=True, timeout=60
         )
-        return ran.returncode, ran.stdout
+        return ran.returncode, ran.stdout or ran.stderr

@@ -28,6 +28,12 @@ def test_what_does_not_read_and_what_does_not_exist_are_one_answer(installed: In
         "repository": "host_not_allowed",
     }
     assert json.loads(installed.fermion("jobs", "--json")[1]) == []
+    code, told = installed.fermion("train", "--spec", "job.yaml")
+    heading, *lines = told.splitlines()
+    assert (code, heading) == (2, "the training request has 5 problems:")
+    assert [line.split(":")[0] for line in lines] == [
+        f"  - {field}" for field in ("colour", "gpus", "pool", "image", "repository")
+    ]
 
 
 def test_a_refused_job_keeps_its_problems_for_programs(installed: Installation) -> None:
