@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+from typer.testing import CliRunner
+
 from fermion.adapters.sql import migrate
+from fermion.cli.main import app
 
 CONFIGURATION = """
 environment: embedded
@@ -33,11 +35,9 @@ class Installation:
         migrate(self._database)
 
     def fermion(self, *words: str) -> tuple[int, str]:
-        """The exit code of the real command, run in ``run/``, and what it prints or, when that is nothing, what it complains of."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FERMION_")}
-        environment = {**kept, "FERMION_ROOT": str(self.root), "FERMION_DATABASE_URL": self._database}
-        command = [str(Path(sys.executable).parent / "fermion"), *words]
-        ran = subprocess.run(
-            command, cwd=self.root / "run", env=environment, capture_output=True, text=True, timeout=60
-        )
-        return ran.returncode, ran.stdout or ran.stderr
+        """The command's exit code, called in ``run/``, and what it prints or, when that is nothing, what it complains of."""
+        ours = {"FERMION_ROOT": str(self.root), "FERMION_DATABASE_URL": self._database}
+        foreign = dict.fromkeys(name for name in os.environ if name.startswith("FERMION_"))
+        with contextlib.chdir(self.root / "run"):
+            done = CliRunner().invoke(app, list(words), env={**foreign, **ours}, catch_exceptions=False)
+        return done.exit_code, done.stdout or done.stderr

@@ -1,4 +1,4 @@
-"""``fermion datasets``: what the real command prints, and its exit codes."""
+"""``fermion datasets``: what the command prints, and its exit codes."""
 
 from __future__ import annotations
 
