@@ -379,6 +379,30 @@ def test_a_promise_counts_on_the_end_of_what_starts_in_the_same_round() -> None:
     assert [(r.nodes, r.starts_by) for r in outcome.reservations] == [(("n0",), at(30))]
 
 
+@pytest.mark.parametrize(
+    ("max_runtime_s", "granted_ids"),
+    [
+        pytest.param(None, ["first"], id="the second would take what the head needs"),
+        pytest.param(61, ["first"], id="the second would still have it a second too long"),
+        pytest.param(60, ["first", "second"], id="whoever ends before the promise may take it until then"),
+    ],
+)
+def test_those_who_pass_a_promise_leave_it_its_quota_all_together(
+    max_runtime_s: int | None, granted_ids: list[str]
+) -> None:
+    pool = make_pool(nodes=[8, 8], teams={"b": make_quota(8, lending=0)})
+    leases = [make_lease(f"on-{node}", gpus=4, node=node, team="b", ends_by=at(60)) for node in ("n0", "n1")]
+    limit = None if max_runtime_s is None else seconds(max_runtime_s)
+    waiting = [
+        make_waiting("head", gpus=6, team="a", waited_s=400),
+        make_waiting("first", gpus=2, team="a", owner="cat", waited_s=2),
+        make_waiting("second", gpus=2, team="a", owner="dan", waited_s=1, max_runtime=limit),
+    ]
+    outcome = decide(make_snapshot(pools=[pool], waiting=waiting, leases=leases), NOW)
+    assert [(r.job_id, r.nodes, r.starts_by) for r in outcome.reservations] == [("head", ("n0",), at(60))]
+    assert [grant.job_id for grant in outcome.grants] == granted_ids
+
+
 # --- preemption -----------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,10 @@ from builders import NOW, at, make_lease, make_node, make_pool, make_quota, make
 from fermion.domain.accounting import allocated, allocated_by_kind
 from fermion.domain.admission import Round, Snapshot, decide
 from fermion.domain.book import Book
+from fermion.domain.budgets import HOUR_S
 from fermion.domain.leases import Lease
 from fermion.domain.line import Reservation, ReservedFor, Waiting
-from fermion.domain.pools import Pool
+from fermion.domain.pools import Budget, Pool
 from simulations import Arrival, Simulation, arrival
 
 SOME = settings(max_examples=60, deadline=None)
@@ -248,6 +249,27 @@ def test_where_every_run_is_limited_every_reservation_has_a_time(pool: Pool, job
     promises = Promises()
     Simulation([pool], jobs, on_step=promises).run()
     assert promises.told.keys() == promises.all_ended.keys()
+
+
+@SOME
+@given(pool=pools(), jobs=lives(always_limited=True), of_user=st.integers(50, 900), of_team=st.integers(50, 900))
+def test_runs_that_give_their_limit_never_overrun_a_budget(
+    pool: Pool, jobs: list[Arrival], of_user: int, of_team: int
+) -> None:
+    budget = Budget(gpu_hours=of_user / HOUR_S, window=seconds(HOUR_S))
+    shared = Budget(gpu_hours=of_team / HOUR_S, window=seconds(HOUR_S))
+    policy = replace(pool.policy, user_budget=budget, team_budgets={"a": shared})
+
+    def on_step(simulation: Simulation, outcome: Round) -> None:
+        used: Counter[str] = Counter()
+        for lease in (*simulation.ended, *simulation.leases.values()):
+            end = lease.ended_at or lease.ends_by or simulation.now
+            used[lease.owner] += round(lease.gpus * (end - lease.granted_at).total_seconds())
+            used[f"team {lease.team}"] += round(lease.gpus * (end - lease.granted_at).total_seconds())
+        assert used["team a"] <= of_team
+        assert max(used[owner] for owner in ("ann", "bob", "cat")) <= of_user
+
+    Simulation([replace(pool, policy=policy)], jobs, on_step=on_step).run()
 
 
 @st.composite
