@@ -1,6 +1,8 @@
 """Which datasets there are, and which of them have a new version, so that each version is announced.
 
-There are those of the configuration and those that people have registered. An announcement is sure once the task that made it has ended well; before that it is made again. So a crash in the middle
+There are those of the configuration and those that people have registered.
+
+An announcement is sure once the task that made it has ended well; before that it is made again. So a crash in the middle
 repeats one rather than losing it, and whoever acts on it does so once per version (its partition names the version).
 """
 

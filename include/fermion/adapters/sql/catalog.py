@@ -26,6 +26,7 @@ _FILES = (
 _MOVE = (
     update(dataset_versions)
     .where(dataset_versions.c.dataset == bindparam("of"), dataset_versions.c.checksum == bindparam("content"))
+    .where(dataset_versions.c.uri != bindparam("place"))  # nearly always it is there already: nothing is locked then
     .values(uri=bindparam("place"))
 )
 
