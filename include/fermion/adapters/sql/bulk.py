@@ -4,6 +4,7 @@ in its table, is given all of them as one JSON document."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -41,21 +42,46 @@ class Duplicate(StrEnum):
     REPLACES = "replaces"
 
 
-def insert_all(
-    link: Link,
-    table: Table,
-    rows: Sequence[Values],
-    duplicate: Duplicate = Duplicate.REFUSED,
-    *,
-    exclusive: str | None = None,
-) -> int:
-    """Insert rows that have the same columns; how many were written.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How rows of a table are inserted.
 
     ``exclusive`` names a lock that is held from before the first row gets its number to the end of the transaction.
     """
+
+    table: Table
+    duplicate: Duplicate = Duplicate.REFUSED
+    exclusive: str | None = None
+
+
+class Appended:
+    """Rows that nobody waits for: written together before the commit, or before the transaction reads such rows."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._rows: dict[Kind, list[Values]] = {}
+
+    def add(self, kind: Kind, row: Values) -> None:
+        """Append; rows of one kind have the same columns and keep their order."""
+        self._rows.setdefault(kind, []).append(row)
+
+    def flush(self) -> None:
+        """Write what was added since the last time. On Postgres all kinds are one statement."""
+        found, self._rows = sorted(self._rows.items(), key=lambda each: each[0].table.name), {}
+        if self._link.dialect == "sqlite":
+            for kind, rows in found:
+                self._link.write(_insertion("sqlite", kind, tuple(rows[0])), rows)
+        elif found:
+            documents = [_document(kind.table, rows) for kind, rows in found]
+            together = _together(tuple((kind, tuple(rows[0])) for kind, rows in found))
+            self._link.write(together, {name: value for each in documents for name, value in each.items()})
+
+
+def insert_all(link: Link, table: Table, rows: Sequence[Values], duplicate: Duplicate) -> int:
+    """Insert rows that have the same columns; how many were written."""
     if not rows:
         return 0
-    statement = _insertion(link.dialect, table, tuple(rows[0]), duplicate, exclusive)
+    statement = _insertion(link.dialect, Kind(table, duplicate), tuple(rows[0]))
     return link.write(statement, rows if link.dialect == "sqlite" else _document(table, rows))
 
 
@@ -83,24 +109,29 @@ def _guarded(row: Values) -> Values:
 
 
 @cache
-def _insertion(
-    dialect: str, table: Table, names: tuple[str, ...], duplicate: Duplicate, exclusive: str | None
-) -> Executable:
+def _together(kinds: tuple[tuple[Kind, tuple[str, ...]], ...]) -> Executable:
+    *others, last = (_insertion("postgresql", kind, names) for kind, names in kinds)
+    return last.add_cte(*(each.cte(f"appended_{number}") for number, each in enumerate(others)))  # type: ignore[no-any-return]
+
+
+@cache
+def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
+    table = kind.table
     statement: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     if dialect != "sqlite":
         rows = _rows(table, names)
         values = select(*rows.c)
-        if exclusive is not None:
+        if kind.exclusive is not None:
             # No row comes out of the join before the lock is had, and a row gets its number after that.
-            held = select(func.pg_advisory_xact_lock(lock_key(exclusive))).cte("held")
+            held = select(func.pg_advisory_xact_lock(lock_key(kind.exclusive))).cte("held")
             values = values.select_from(join(rows, held, true()))
         statement = statement.from_select(names, values)
-    if duplicate is Duplicate.SKIPPED:
+    if kind.duplicate is Duplicate.SKIPPED:
         statement = statement.on_conflict_do_nothing()
-    if duplicate is Duplicate.REPLACES:
+    if kind.duplicate is Duplicate.REPLACES:
         changed = {column.name: statement.excluded[column.name] for column in table.c if not column.primary_key}
         statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
-    return statement  # type: ignore[no-any-return]
+    return statement
 
 
 @cache
@@ -113,12 +144,16 @@ def _update(table: Table, names: tuple[str, ...]) -> Executable:
 def _rows(table: Table, names: tuple[str, ...]) -> Any:
     """The document as a table of these columns, in its order."""
     columns = (column(name, table.c[name].type) for name in names)
-    return func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(*columns).render_derived(with_types=True)
+    return (
+        func.json_to_recordset(bindparam(f"{table.name}_rows", type_=JSON))
+        .table_valued(*columns)
+        .render_derived(with_types=True)
+    )
 
 
 def _document(table: Table, rows: Sequence[Values]) -> Values:
     encoders = _encoders(table)
-    return {"rows": [{name: encoders[name](value) for name, value in row.items()} for row in rows]}
+    return {f"{table.name}_rows": [{name: encoders[name](value) for name, value in row.items()} for row in rows]}
 
 
 @cache

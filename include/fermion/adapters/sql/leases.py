@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, or_, select, update
 
 from fermion.adapters.ledger import entry_of_end, entry_of_grant
-from fermion.adapters.sql.bulk import Duplicate, insert_all
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all
 from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
@@ -17,6 +17,7 @@ from fermion.domain.leases import HolderKind, Lease, LeasePhase
 from fermion.domain.records import LedgerEntry
 from fermion.errors import Conflict
 
+_ENTRY = Kind(ledger)
 _ENTRIES = select(ledger).order_by(ledger.c.at, ledger.c.seq)
 _LEASES = select(leases).order_by(leases.c.token, leases.c.id)
 _LIVE = _LEASES.where(leases.c.phase == str(LeasePhase.HELD))
@@ -39,9 +40,9 @@ _HOLDER_OF = (
 class SqlLeases:
     """Leases; the devices they hold are rows that a unique index keeps apart."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, appended: Appended) -> None:
         self._link = link
-        self._entries: list[Values] = []
+        self._appended = appended
         self._tokens = range(0)
         self._reserved = 0
 
@@ -76,7 +77,8 @@ class SqlLeases:
         )
         held = insert_all(self._link, lease_devices, devices, Duplicate.SKIPPED)
         if written == len(leases_) and held == len(devices):
-            self._entries += [entry_values(entry_of_grant(lease)) for lease in leases_]
+            for lease in leases_:
+                self._enter(entry_of_grant(lease))
             return
         self._link.write(delete(leases).where(leases.c.token.in_([lease.token for lease in leases_])))
         for lease in leases_:
@@ -93,7 +95,7 @@ class SqlLeases:
         if insert_all(self._link, lease_devices, devices, Duplicate.SKIPPED) < len(devices):
             self._link.write(delete(leases).where(leases.c.id == lease.id))  # its devices go with it
             raise Conflict(self._held_sentence(lease, devices), what="lease")
-        self._entries.append(entry_values(entry_of_grant(lease)))
+        self._enter(entry_of_grant(lease))
 
     def _held_sentence(self, lease: Lease, devices: Sequence[Values]) -> str:
         keys = ("pool", "node", "device")
@@ -109,7 +111,7 @@ class SqlLeases:
         if not self._link.write(_CHANGE_LIVE, {**values, "phase": str(lease.phase), "lease_id": lease.id}):
             return False
         self._link.write(_FREE, {"lease": lease.id})
-        self._entries.append(entry_values(entry))
+        self._enter(entry)
         return True
 
     def update(self, lease: Lease) -> bool:
@@ -136,14 +138,12 @@ class SqlLeases:
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:
         """Oldest first; ``since`` itself is in."""
-        self.flush()
+        self._appended.flush()
         query = _ENTRIES.limit(limit) if since is None else _ENTRIES.where(ledger.c.at >= since).limit(limit)
         return [entry_of(row) for row in self._link.rows(query)]
 
-    def flush(self) -> None:
-        """Write the entries of this transaction in one statement; the store calls it before the commit."""
-        entries, self._entries = self._entries, []
-        insert_all(self._link, ledger, entries)
+    def _enter(self, entry: LedgerEntry) -> None:
+        self._appended.add(_ENTRY, entry_values(entry))
 
 
 def _refuse_ended(lease: Lease) -> None:

@@ -11,9 +11,8 @@ from datetime import datetime
 
 from sqlalchemy import Column, Table, bindparam, delete, func, select
 
-from fermion.adapters.sql.bulk import Duplicate, insert_all
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all
 from fermion.adapters.sql.codec import (
-    Values,
     decision_of,
     decision_values,
     event_of,
@@ -29,6 +28,8 @@ from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import decisions, events, memories, metric_points, spans, syncs
 from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, SyncRecord
 
+_DECISION = Kind(decisions, Duplicate.SKIPPED)
+_EVENT = Kind(events, exclusive="events")
 _DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
 _EVENTS = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq)
 _NEWEST_EVENT = select(func.coalesce(func.max(events.c.seq), 0))
@@ -50,18 +51,17 @@ _AGES: dict[str, tuple[Table, Column[datetime]]] = {
 class SqlRecords:
     """What is only ever appended."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, appended: Appended) -> None:
         self._link = link
-        self._decisions: list[Values] = []
-        self._events: list[Values] = []
+        self._appended = appended
 
     def add_decision(self, decision: Decision) -> None:
         """Written at the end of the transaction; one that is there already (by id) stays as it is."""
-        self._decisions.append(decision_values(decision))
+        self._appended.add(_DECISION, decision_values(decision))
 
     def decisions(self, *, subject: str | None = None, kind: str | None = None, limit: int = 100) -> Sequence[Decision]:
         """Newest first."""
-        self.flush()
+        self._appended.flush()
         query = _DECISIONS.limit(limit)
         if subject is not None:
             query = query.where(decisions.c.subject == subject)
@@ -71,17 +71,17 @@ class SqlRecords:
 
     def add_event(self, event: Event) -> None:
         """Written at the end of the transaction."""
-        self._events.append(event_values(event))
+        self._appended.add(_EVENT, event_values(event))
 
     def events(self, *, target: str | None = None, after: int = 0, limit: int = 100) -> Sequence[tuple[int, Event]]:
         """Oldest first."""
-        self.flush()
+        self._appended.flush()
         query = _EVENTS.limit(limit) if target is None else _EVENTS.where(events.c.target == target).limit(limit)
         return [(row.seq, event_of(row)) for row in self._link.rows(query, {"after": after})]
 
     def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
         """Two columns of an index's range."""
-        self.flush()
+        self._appended.flush()
         if after is None:
             return int(self._link.scalar(_NEWEST_EVENT)), frozenset()
         rows = self._link.rows(_TOUCHED, {"after": after})
@@ -140,13 +140,6 @@ class SqlRecords:
         unknown = set(kinds) - set(_AGES)
         if unknown:
             raise ValueError(f"cannot forget {', '.join(sorted(unknown))}; only {', '.join(_AGES)}")
-        self.flush()
+        self._appended.flush()
         ages = [_AGES[kind] for kind in sorted(set(kinds))]
         return sum(self._link.write(delete(table).where(age < before)) for table, age in ages)
-
-    def flush(self) -> None:
-        """Write what this transaction appended, each kind in one statement; the store calls it before the commit."""
-        rows, self._decisions = self._decisions, []
-        insert_all(self._link, decisions, rows, Duplicate.SKIPPED)
-        rows, self._events = self._events, []
-        insert_all(self._link, events, rows, exclusive="events")

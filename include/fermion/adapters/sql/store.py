@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, Engine, text
 
 from fermion.adapters.sql.bells import Bell, PostgresBell, SqliteBell
+from fermion.adapters.sql.bulk import Appended
 from fermion.adapters.sql.catalog import SqlCatalog
 from fermion.adapters.sql.engines import PATIENCE_S, begin_mode, open_engine, parse_url
 from fermion.adapters.sql.jobs import SqlJobs
@@ -37,15 +38,11 @@ class SqlTransaction:
     """The repositories of one transaction."""
 
     def __init__(self, link: Link) -> None:
+        self.appended = Appended(link)
         self.jobs = SqlJobs(link)
-        self.leases = SqlLeases(link)
+        self.leases = SqlLeases(link, self.appended)
         self.catalog = SqlCatalog(link)
-        self.records = SqlRecords(link)
-
-    def flush(self) -> None:
-        """Write what the repositories kept for the end."""
-        self.leases.flush()
-        self.records.flush()
+        self.records = SqlRecords(link, self.appended)
 
 
 class SqlStore:
@@ -83,7 +80,7 @@ class SqlStore:
                 link.scalar(_LOCK, {"key": lock_key(exclusive)})
             transaction = SqlTransaction(link)
             yield transaction
-            transaction.flush()
+            transaction.appended.flush()
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
