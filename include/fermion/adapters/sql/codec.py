@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from fermion.domain.artifacts import Image
@@ -37,22 +38,30 @@ def _plain(value: object) -> object:
 def job_values(job: Job) -> Values:
     """The row of a job, but for ``seq``."""
     return {
-        "id": job.id,
-        "version": job.version,
-        "phase": str(job.phase),
+        **job_changes(job),
         "pool": job.spec.pool,
         "owner": job.spec.owner,
         "dag_id": job.run[0] if job.run else None,
         "run_id": job.run[1] if job.run else None,
-        "attempt": job.attempt,
         "spec": to_payload(job.spec),
         "pins": to_payload(job.pins),
+        "submitted_at": job.submitted_at,
+        "restart_of": job.restart_of,
+    }
+
+
+def job_changes(job: Job) -> Values:
+    """The part of the row that a job in line or running changes, and its id."""
+    return {
+        "id": job.id,
+        "version": job.version,
+        "phase": str(job.phase),
+        "attempt": job.attempt,
         "progress": to_payload(job.progress),
         "reason": str(job.explanation.reason),
         "message": job.explanation.message,
         "numbers": dict(job.explanation.numbers),
         "excluded_nodes": list(job.excluded_nodes),
-        "submitted_at": job.submitted_at,
         "changed_at": job.changed_at,
         "queued_at": job.queued_at,
         "started_at": job.started_at,
@@ -61,7 +70,6 @@ def job_values(job: Job) -> Values:
         "stop_requested_by": job.stop_requested_by,
         "preempted_for": job.preempted_for,
         "model_version": job.model_version,
-        "restart_of": job.restart_of,
     }
 
 
@@ -201,13 +209,19 @@ def node_of(row: Any) -> Node:
     return Node(
         name=row.name,
         cluster=row.cluster,
-        devices=tuple(from_payload(Device, device) for device in row.devices),
+        devices=tuple(_device(**device) for device in row.devices),
         observed_at=row.observed_at,
         ready=row.ready,
         schedulable=row.schedulable,
         labels=row.labels,
         detail=row.detail,
     )
+
+
+@lru_cache(maxsize=10_000)
+def _device(**payload: Any) -> Device:
+    """The same few devices are read again and again."""
+    return from_payload(Device, payload)
 
 
 def image_values(image: Image) -> Values:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, select, text, tuple_, update
 
 from fermion.adapters.sql.bulk import among, update_all
-from fermion.adapters.sql.codec import job_of, job_values
+from fermion.adapters.sql.codec import job_changes, job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
@@ -36,10 +36,6 @@ _POOLS = text("""
     SELECT pool FROM found WHERE pool IS NOT NULL
 """)
 _SAVE = update(jobs).where(jobs.c.id == bindparam("job_id"), jobs.c.version == bindparam("expected"))
-
-
-_FIXED = ("dag_id", "run_id", "pool", "owner", "spec", "pins", "submitted_at", "restart_of")
-"""Columns that `save_all` leaves alone."""
 
 
 @cache
@@ -116,11 +112,7 @@ class SqlJobs:
         saved = {
             job.id: replace(job, version=job.version + 1) for job in changed if self._locked.get(job.id) == job.version
         }
-        rows = [job_values(job) for job in saved.values()]
-        for row in rows:
-            for name in _FIXED:
-                del row[name]
-        update_all(self._link, jobs, rows)
+        update_all(self._link, jobs, [job_changes(job) for job in saved.values()])
         self._locked |= {job.id: job.version for job in saved.values()}
         return saved
 
