@@ -25,9 +25,9 @@ class Plan:
 
 
 def candidates(leases: Iterable[Lease], *, priority: int, spared: Collection[str]) -> list[Lease]:
-    """Leases that work of ``priority`` may take from, in the order in which they are asked."""
+    """Those of these preemptible leases that work of ``priority`` may take from, in the order in which they are asked."""
     return sorted(
-        (lease for lease in leases if lease.preemptible and lease.priority < priority and lease.id not in spared),
+        (lease for lease in leases if lease.priority < priority and lease.id not in spared),
         key=lambda lease: (lease.priority, -lease.granted_at.timestamp(), lease.id),
     )
 

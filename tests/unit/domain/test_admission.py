@@ -500,12 +500,16 @@ def test_preemption_wins_back_quota_where_gpus_are_free(policy: dict[str, object
     assert outcome.explain("hi").reason is Reason.ABOUT_TO_PREEMPT
 
 
+QUOTA_OF_EIGHT = {"teams": {"default": make_quota(8), "other": make_quota(8, lending=0)}}
+
+
 @pytest.mark.parametrize(
     ("nodes", "policy", "victim", "asked", "told_s"),
     [
         pytest.param([8], {}, 4, 4, 100, id="the victim's devices go to the preemptor"),
         pytest.param([4], {}, 2, 1, 60, id="what the preemptor leaves of them is free when the victim has ended"),
         pytest.param([8, 8], {"max_gpus_per_user": 8}, 8, 4, 60, id="the victim counts against a limit until then"),
+        pytest.param([8, 8], QUOTA_OF_EIGHT, 4, 4, 100, id="and the preemptor in its place from then on"),
     ],
 )
 def test_a_promise_beside_a_preemption_is_for_when_the_victims_have_ended(
@@ -513,11 +517,23 @@ def test_a_promise_beside_a_preemption_is_for_when_the_victims_have_ended(
 ) -> None:
     leases = [make_lease("victim", gpus=victim, owner="ann", ends_by=at(60))]
     if victim < nodes[0]:
-        leases.append(make_lease("fixed", gpus=nodes[0] - victim, first=victim, priority=9, ends_by=at(100)))
+        rest = {"gpus": nodes[0] - victim, "first": victim, "owner": "ann", "priority": 9}
+        leases.append(make_lease("fixed", ends_by=at(100), **rest))  # type: ignore[arg-type]
     waiting = [make_waiting("hi", gpus=asked, priority=5), make_waiting("head", gpus=asked, waited_s=400)]
     outcome = decide(make_snapshot(pools=[make_pool(nodes=nodes, **policy)], waiting=waiting, leases=leases), NOW)
     assert [preemption.lease_ids for preemption in outcome.preemptions] == [("victim",)]
     assert [(r.job_id, r.starts_by) for r in outcome.reservations] == [("hi", None), ("head", at(told_s))]
+
+
+def test_a_node_costs_only_the_victims_that_it_needs() -> None:
+    leases = [
+        make_lease("small", gpus=1),
+        make_lease("large", gpus=4, first=1, priority=1),
+        make_lease("elsewhere", gpus=4, node="n1", priority=1),
+    ]
+    job = make_waiting("hi", gpus=4, priority=3)
+    outcome = decide(make_snapshot(pools=[make_pool(nodes=[5, 4])], waiting=[job], leases=leases), NOW)
+    assert [preemption.lease_ids for preemption in outcome.preemptions] == [("large",)]
 
 
 def test_nodes_of_the_same_name_in_two_pools_are_two_nodes() -> None:
@@ -535,6 +551,25 @@ def test_nodes_of_the_same_name_in_two_pools_are_two_nodes() -> None:
     outcome = decide(make_snapshot(pools=[east, west], waiting=[job], leases=leases), NOW)
     assert outcome.preemptions == ()
     assert outcome.explain("hi").reason is Reason.WAITING_FOR_QUOTA
+
+
+def test_two_preemptors_of_one_round_ask_different_victims() -> None:
+    leases = [make_lease("a", gpus=4), make_lease("b", gpus=4, first=4)]
+    waiting = [make_waiting(f"hi-{number}", gpus=4, priority=1, waited_s=-number) for number in (1, 2)]
+    outcome = decide(make_snapshot(waiting=waiting, leases=leases), NOW)
+    assert [(p.job_id, p.lease_ids) for p in outcome.preemptions] == [("hi-1", ("a",)), ("hi-2", ("b",))]
+
+
+def test_a_victim_that_came_first_is_spared_when_the_next_is_enough_alone() -> None:
+    leases = [
+        make_lease("small", gpus=1),
+        make_lease("large", gpus=4, first=1, priority=1),
+        make_lease("fixed", gpus=3, first=5, priority=9),
+    ]
+    job = make_waiting("hi", gpus=4, owner="bob", priority=3)
+    pool = make_pool(nodes=[8, 8], max_gpus_per_user=8)
+    outcome = decide(make_snapshot(pools=[pool], waiting=[job], leases=leases), NOW)
+    assert [preemption.lease_ids for preemption in outcome.preemptions] == [("large",)]
 
 
 # --- reasons --------------------------------------------------------------------------------------------------------

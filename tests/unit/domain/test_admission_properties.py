@@ -106,6 +106,9 @@ def check_invariants(simulation: Simulation, outcome: Round) -> None:
         job = simulation._of[grant.job_id].job
         assert [len(part.devices) for part in grant.slices] == [job.gpus_per_node] * job.nodes
         assert len({part.node for part in grant.slices} - {*job.excluded_nodes}) == job.nodes
+    for preemption in outcome.preemptions:
+        asked = {simulation.ending[lease_id] for lease_id in preemption.lease_ids}
+        assert asked == {preemption.job_id}, "a lease is asked to end for two jobs"
     check_limits(simulation)
 
 
