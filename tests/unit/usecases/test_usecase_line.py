@@ -11,7 +11,7 @@ from world import POOL, World
 
 from fermion.domain.jobs import IN_LINE, Phase
 from fermion.domain.reasons import Reason
-from fermion.usecases.admit import TOLD_AT_ONCE, admit, group_pools
+from fermion.usecases.admit import TOLD_AT_ONCE, admit, group_pools, recall
 from fermion.usecases.explain import explain
 from fermion.usecases.lines import READ_WHOLE_EVERY, Line, keep_line, read_line, take_line
 from fermion.usecases.stop import request_stop
@@ -74,6 +74,32 @@ def test_a_round_that_fails_leaves_nothing_to_go_on_from(world: World) -> None:
         pools = tuple(world.ctx.pools(tx).values())
         assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is kept
     assert take(world) is not kept, "keep_line was never reached"
+
+
+def test_a_lease_that_was_asked_to_end_is_remembered_until_it_has_ended(world: World) -> None:
+    def rounds() -> list[str]:
+        with world.ctx.store.read() as tx:
+            return [decision.verdict for decision in tx.records.decisions(kind="round")]
+
+    def ending() -> dict[str, str]:
+        with world.ctx.store.read() as tx:
+            memory = recall(tx, f"pool {POOL}")
+        return {} if memory is None else dict(memory.ending)
+
+    low = world.running(gpus_per_node=2)
+    high = world.waiting(gpus_per_node=2, priority=9)
+    admit(world.ctx)
+    (lease,) = world.leases(low.id)
+    assert ending() == {lease.id: high.id}
+    before = rounds()
+    admit(world.ctx)
+    assert rounds() == before, "nobody was asked again"
+    assert world.decisions(low.id, "preempt") == ["asked_to_end"]
+
+    for _ in range(4):
+        world.tend()
+    assert world.job(high.id).phase is Phase.RUNNING
+    assert ending() == {}
 
 
 def test_a_job_that_another_process_told_is_not_told_again(world: World) -> None:
