@@ -27,7 +27,7 @@ from fermion.domain.budgets import Scope, Spent
 from fermion.domain.fairshare import OwnerUse, Use
 from fermion.domain.jobs import Phase
 from fermion.domain.line import Reservation, ReservedFor
-from fermion.domain.pools import Budget
+from fermion.domain.pools import Budget, Pool, TeamQuota
 from fermion.domain.reasons import Reason
 from fermion.errors import NotFound
 
@@ -331,6 +331,13 @@ def test_a_promise_outlasts_those_who_were_let_pass_on_the_heads_own_limit(
     assert [(r.job_id, r.starts_by) for r in outcome.reservations] == [(job_id, at(27)) for job_id in promised]
 
 
+def test_only_the_first_in_line_of_a_pool_is_promised_gpus() -> None:
+    leases = [make_lease(node, gpus=8, node=node, ends_by=at(60)) for node in ("n0", "n1")]
+    waiting = [make_waiting(f"job-{number}", gpus=8, waited_s=400 - number) for number in (1, 2)]
+    outcome = decide(make_snapshot(pools=[make_pool(nodes=[8, 8])], waiting=waiting, leases=leases), NOW)
+    assert [(r.job_id, r.nodes) for r in outcome.reservations] == [("job-1", ("n0",))]
+
+
 def promise(job_id: str, **changes: object) -> Reservation:
     """All eight GPUs of the only node, kept for that job since nine seconds ago."""
     defaults = {"pool": "local/declared", "nodes": ("n0",), "gpus_per_node": 8, "starts_by": None, "made_at": at(-9)}
@@ -536,21 +543,40 @@ def test_a_node_costs_only_the_victims_that_it_needs() -> None:
     assert [preemption.lease_ids for preemption in outcome.preemptions] == [("large",)]
 
 
-def test_nodes_of_the_same_name_in_two_pools_are_two_nodes() -> None:
-    """One machine with two models is in two pools, and clusters may name their nodes alike."""
-    teams = {"a": make_quota(8)}
-    east, west = (
+def alike(**teams: TeamQuota) -> list[Pool]:
+    """Two pools of one cohort with a node of the same name: one machine with two models, or two clusters."""
+    return [
         make_pool(name, nodes=[make_node("n0", gpus=gpus)], cohort="both", teams=teams)
         for name, gpus in (("east/x", 8), ("west/x", 4))
-    )
+    ]
+
+
+@pytest.mark.parametrize("ending", [{}, {"elsewhere": "hi"}])
+def test_a_victim_on_a_node_of_the_same_name_in_another_pool_frees_no_devices(ending: dict[str, str]) -> None:
     leases = [
         make_lease("fixed", gpus=8, pool="east/x", team="a", priority=9),
         make_lease("elsewhere", gpus=4, pool="west/x", team="a"),
     ]
     job = make_waiting("hi", gpus=4, pool="east/x", team="a", priority=5)
-    outcome = decide(make_snapshot(pools=[east, west], waiting=[job], leases=leases), NOW)
+    snapshot = make_snapshot(pools=alike(a=make_quota(8)), waiting=[job], leases=leases, ending=ending)
+    outcome = decide(snapshot, NOW)
     assert outcome.preemptions == ()
     assert outcome.explain("hi").reason is Reason.WAITING_FOR_QUOTA
+
+
+def test_a_victim_taken_in_another_pool_for_its_quota_leaves_nobody_the_preemptors_devices() -> None:
+    leases = [
+        make_lease("fixed", gpus=4, pool="east/x", team="a", priority=9),
+        make_lease("elsewhere", gpus=4, pool="west/x", team="a"),
+    ]
+    waiting = [
+        make_waiting("hi", gpus=4, pool="east/x", team="a", priority=5),
+        make_waiting("low", gpus=4, pool="east/x", team="b", owner="cat"),
+    ]
+    pools = alike(a=make_quota(4), b=make_quota(4, lending=0))
+    outcome = decide(make_snapshot(pools=pools, waiting=waiting, leases=leases), NOW)
+    assert [preemption.lease_ids for preemption in outcome.preemptions] == [("elsewhere",)]
+    assert outcome.grants == ()
 
 
 def test_two_preemptors_of_one_round_ask_different_victims() -> None:

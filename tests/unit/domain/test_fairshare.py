@@ -82,6 +82,12 @@ def test_the_line_goes_by_priority_then_reservation_then_share_then_arrival() ->
     assert ids(line) == ["urgent", "promised", "early", "late", "heavy"]
 
 
+def test_of_two_that_came_at_once_the_lower_id_goes_first() -> None:
+    jobs = [make_waiting(job_id, owner=owner) for job_id, owner in (("job-2", "ann"), ("job-1", "bob"))]
+    assert ids(order(jobs, use=use_of(), weights={})) == ids(order(jobs[::-1], use=use_of(), weights={}))
+    assert ids(order(jobs, use=use_of(), weights={})) == ["job-1", "job-2"]
+
+
 def test_a_team_with_twice_the_nominal_gpus_may_use_twice_as_much() -> None:
     pool = make_pool(teams={"a": make_quota(8), "b": make_quota(4)})
     rows = (*use_of("a", ann=150.0).owners, *use_of("b", bob=100.0).owners)
