@@ -8,6 +8,7 @@ import pytest
 
 from builders import NOW, make_job, make_lease, make_spec
 from fermion.domain.jobs import Phase
+from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import Event, StageSpan
 from fermion.errors import Conflict
 from fermion.ports import Store
@@ -113,3 +114,47 @@ def test_what_events_tell_of_is_read_on_from_the_newest(store: Store) -> None:
         assert tx.records.touched(None) == (newest, frozenset())
 
     assert (newest - start, touched) == (3, {"job-1", "job-2"})
+
+
+def test_rows_written_at_once_hold_whatever_text_and_numbers_they_are_given(store: Store) -> None:
+    odd = 'a\\u0000 "b" {c} \u00e9 \U0001f600 %(d)s :e'
+    lease = replace(make_lease("lease-1"), owner=odd, team=odd)
+    with store.begin() as tx:
+        assert tx.jobs.add(make_job("job-1"))
+        (job,) = tx.jobs.get_all({"job-1"})
+        numbers = {"text": odd + "\0", "half": "\ud800", "list": [1, 0.1, None, True], "none": None}
+        why = Explanation(Reason.WAITING_FOR_QUOTA, odd, numbers)
+        tx.jobs.save_all([replace(job, explanation=why, excluded_nodes=(odd,))])
+        tx.leases.add_all([lease, make_lease("lease-2", token=2, first=1)])
+        for number in range(3):
+            tx.records.add_event(Event(actor=odd, verb="job.moved", target=f"job-{number}", at=NOW, data=numbers))
+
+    with store.read() as tx:
+        saved = tx.jobs.get("job-1")
+        first, *_ = tx.leases.live()
+        events = [event for _, event in tx.records.events()]
+    assert saved is not None
+    assert (saved.explanation.message, saved.explanation.numbers, saved.excluded_nodes) == (odd, numbers, (odd,))
+    assert first == lease
+    assert [(event.target, event.actor, event.data) for event in events] == [
+        (f"job-{number}", odd, numbers) for number in range(3)
+    ]
+
+
+def test_text_that_no_database_holds_is_made_holdable_in_rows_written_at_once(store: Store) -> None:
+    with store.begin() as tx:
+        tx.records.put_spans([StageSpan(job_id="job-1", attempt=1, stage="train", started_at=NOW, detail="a\0b\ud800")])
+
+    with store.read() as tx:
+        (span,) = tx.records.spans("job-1")
+    assert span.detail == "a\ufffdb\ufffd"
+
+
+def test_a_number_that_is_none_is_refused_in_rows_written_at_once(store: Store) -> None:
+    with store.begin() as tx:
+        assert tx.jobs.add(make_job("job-1"))
+    why = Explanation(Reason.WAITING_FOR_QUOTA, "", {"gpus": float("nan")})
+    with store.begin() as tx:
+        (job,) = tx.jobs.get_all({"job-1"})
+        with pytest.raises(ValueError, match=r"JSON|float"):
+            tx.jobs.save_all([replace(job, explanation=why)])

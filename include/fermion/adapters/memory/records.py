@@ -88,7 +88,7 @@ class MemoryRecords:
 
     def put_span(self, span: StageSpan) -> None:
         """Insert or replace."""
-        self._draft.write("spans")[span.job_id, span.attempt, span.stage] = span
+        self._draft.write("spans")[span.job_id, span.attempt, span.stage] = replace(span, detail=clean(span.detail))
 
     def put_spans(self, spans: Sequence[StageSpan]) -> None:
         """One after the other."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    cast,
     column,
     func,
     join,
@@ -28,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
-from fermion.adapters.sql.codec import Values
+from fermion.adapters.sql.codec import Values, to_json
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.tables import Number, UtcTime
@@ -120,7 +121,7 @@ def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
     statement: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     if dialect != "sqlite":
         rows = _rows(table, names)
-        values = select(*rows.c)
+        values = select(*_values(table, rows, names))
         if kind.exclusive is not None:
             # No row comes out of the join before the lock is had, and a row gets its number after that.
             held = select(func.pg_advisory_xact_lock(lock_key(kind.exclusive))).cte("held")
@@ -137,18 +138,21 @@ def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
 @cache
 def _update(table: Table, names: tuple[str, ...]) -> Executable:
     rows = _rows(table, names)
-    changed = {name: rows.c[name] for name in names if name != "id"}
+    changed = dict(zip(names, _values(table, rows, names), strict=True))
+    del changed["id"]
     return update(table).where(table.c.id == rows.c.id, table.c.version == rows.c.version - 1).values(changed)
 
 
 def _rows(table: Table, names: tuple[str, ...]) -> Any:
-    """The document as a table of these columns, in its order."""
-    columns = (column(name, table.c[name].type) for name in names)
-    return (
-        func.json_to_recordset(bindparam(f"{table.name}_rows", type_=JSON))
-        .table_valued(*columns)
-        .render_derived(with_types=True)
-    )
+    """The document as a table of these columns, in its order; what is JSON in a column is text in the document."""
+    kinds = {name: Text() if isinstance(table.c[name].type, JSON) else table.c[name].type for name in names}
+    columns = (column(name, kind) for name, kind in kinds.items())
+    document = func.json_to_recordset(bindparam(f"{table.name}_rows", type_=JSON))
+    return document.table_valued(*columns).render_derived(with_types=True)
+
+
+def _values(table: Table, rows: Any, names: tuple[str, ...]) -> list[Any]:
+    return [cast(rows.c[name], JSON) if isinstance(table.c[name].type, JSON) else rows.c[name] for name in names]
 
 
 def _document(table: Table, rows: Sequence[Values]) -> Values:
@@ -162,7 +166,10 @@ def _encoders(table: Table) -> dict[str, Callable[[Any], Any]]:
 
 
 def _encoder(kind: Any) -> Callable[[Any], Any]:
-    """How a value of that column stands in the document: as its parameter would, but what JSON has not as text."""
+    """How a value of that column stands in the document: as its parameter would. As text what JSON has not, and JSON itself:
+    Postgres would look into it there, and refuse a NUL that it keeps in a column."""
+    if isinstance(kind, JSON):
+        return lambda value: None if value is None else to_json(value)
     if not isinstance(kind, TypeDecorator):
         return lambda value: value
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
