@@ -175,6 +175,12 @@ def test_a_job_over_its_own_limit_blocks_nobody_and_gets_no_reservation() -> Non
     assert ([grant.job_id for grant in strict.grants], strict.reservations) == (["next"], ())
 
 
+def test_a_user_at_the_limit_blocks_no_other_user_who_asks_for_the_same() -> None:
+    jobs = [make_waiting("of-ann", gpus=2, waited_s=9), make_waiting("of-bob", gpus=2, owner="bob", waited_s=8)]
+    leases = [make_lease(gpus=2, owner="ann")]
+    assert granted(make_snapshot(pools=[make_pool(max_gpus_per_user=2)], waiting=jobs, leases=leases)) == ["of-bob"]
+
+
 @pytest.mark.parametrize(
     ("asked", "held_by_b", "reason"),
     [

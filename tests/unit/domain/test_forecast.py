@@ -9,8 +9,10 @@ import pytest
 
 from builders import NOW, at, make_ended_lease, make_lease, make_pool, make_snapshot, make_waiting, seconds
 from fermion.domain.admission import Reservation, Round
+from fermion.domain.budgets import Scope, Spent
 from fermion.domain.forecast import MIN_RUNS, Forecast, RunTimes, expected_starts, run_times
 from fermion.domain.leases import Lease
+from fermion.domain.pools import Budget
 from simulations import Arrival, Simulation, arrival
 
 
@@ -57,6 +59,55 @@ def test_a_job_that_can_never_start_or_stands_too_far_back_has_a_reason() -> Non
     assert "behind the first 2 jobs" in str(forecasts["job-2"].reason)
     assert forecasts["wide"].reason == "it can never start as it is"
     assert forecasts["lost"].reason == "pool 'gone/pool' does not exist any more"
+
+
+def test_a_job_over_its_users_limit_starts_when_the_users_run_has_ended() -> None:
+    snapshot = make_snapshot(
+        pools=[make_pool(max_gpus_per_user=4)],
+        waiting=[make_waiting(gpus=4)],
+        leases=[make_lease(gpus=4, owner="ann", held_s=40)],
+    )
+    assert expected_starts(snapshot, history=history(), now=NOW)["job-1"].p50 == at(60)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "starts_s"),
+    [
+        pytest.param(200, 0, id="before its grace time has passed the head lets others pass"),
+        pytest.param(300, 160, id="from then on its node is kept for it"),
+    ],
+)
+def test_a_later_job_is_foreseen_behind_the_head_once_that_has_waited_its_grace_time(
+    waited_s: float, starts_s: float
+) -> None:
+    jobs = [make_waiting("head", gpus=8, waited_s=waited_s), make_waiting("small", gpus=4, waited_s=1)]
+    snapshot = make_snapshot(waiting=jobs, leases=[make_lease(gpus=4, held_s=40)])
+    assert expected_starts(snapshot, history=history(), now=NOW)["small"].p50 == at(starts_s)
+
+
+@pytest.mark.parametrize(
+    ("ends_by_s", "starts_s"),
+    [
+        pytest.param(60, 0, id="it is over before the head's time"),
+        pytest.param(None, 160, id="the head's time is not known: nobody passes"),
+    ],
+)
+def test_a_short_job_is_foreseen_to_pass_the_head_only_where_the_rules_know_the_heads_time(
+    ends_by_s: int | None, starts_s: float
+) -> None:
+    short = make_waiting("short", gpus=4, waited_s=1, max_runtime=seconds(20))
+    lease = make_lease(gpus=4, held_s=40, ends_by=None if ends_by_s is None else at(ends_by_s))
+    snapshot = make_snapshot(waiting=[make_waiting("head", gpus=8, waited_s=300), short], leases=[lease])
+    assert expected_starts(snapshot, history=history(), now=NOW)["short"].p50 == at(starts_s)
+
+
+def test_a_job_whose_budget_is_spent_has_no_forecast_and_is_told_why() -> None:
+    pool = make_pool(user_budget=Budget(gpu_hours=1, window=seconds(86400)))
+    spent = (Spent(pool=pool.id, scope=Scope.USER, name="ann", gpu_seconds=3600),)
+    snapshot = make_snapshot(pools=[pool], waiting=[make_waiting(gpus=1)], leases=[make_lease()], spent=spent)
+    forecast = expected_starts(snapshot, history=history(), now=NOW)["job-1"]
+    assert (forecast.p50, forecast.p90) == (None, None)
+    assert "in 60 of 60 simulated futures" in str(forecast.reason)
 
 
 def test_a_reservation_bounds_the_forecast() -> None:
