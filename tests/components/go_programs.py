@@ -44,7 +44,7 @@ def _build(program: Path, package: str, pins: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix=f"{program.name}-build-") as folder:
         for file in ("go.mod", "go.sum"):
             shutil.copy(pins / file, folder)
-        command = ["go", "build", "-mod=readonly", "-o", "program", package]
+        command = ["nice", "go", "build", "-mod=readonly", "-o", "program", package]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=BUILD_WITHIN_S, check=False)
         if done.returncode:
             raise ProgramMissing(f"{package} does not build: {done.stderr.strip()[-2000:]}")

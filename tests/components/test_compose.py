@@ -154,6 +154,16 @@ def test_a_second_training_works_on_what_was_kept(platform: Composed) -> None:
     check_all_is_well(platform, models=2)
 
 
+def test_the_back_up_of_the_manual_holds_both_databases_and_the_models(platform: Composed) -> None:
+    dump = "PGPASSWORD=$(cat /run/secrets/postgres_password) pg_dumpall -h 127.0.0.1 -U postgres"
+    dumped = platform.compose("exec", "-T", "postgres", "sh", "-c", dump)
+    pack = f"tar -C {STATE} -czf - models reports examples | tar -tzf -"
+    packed = platform.compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "migrate", "-c", pack)
+
+    assert all(f"CREATE DATABASE {name} " in dumped for name in ("airflow", "fermion"))
+    assert "models/digits/2/" in packed
+
+
 def everything(platform: Composed, job_id: str) -> dict[str, Any]:
     """What may not change by a restart: the job, the model's and the report's files, the ledger, the run in Airflow."""
     return {

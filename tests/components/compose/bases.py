@@ -19,25 +19,7 @@ from pathlib import Path
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-SHELL = (
-    "sh",
-    "env",
-    "cat",
-    "cp",
-    "mv",
-    "rm",
-    "ln",
-    "ls",
-    "mkdir",
-    "chmod",
-    "chown",
-    "sleep",
-    "id",
-    "head",
-    "tail",
-    "ps",
-    "sed",
-)
+SHELL = "sh env cat cp mv rm ln ls mkdir chmod chown sleep id head tail ps sed tar gzip"
 # Wheels are linked to these and an interpreter may not be.
 FOR_WHEELS = ("libstdc++.so.6", "libgcc_s.so.1", "librt.so.1", "libdl.so.2", "libpthread.so.0", "libutil.so.1")
 UNUSED = {"test", "tests", "idlelib", "tkinter", "turtledemo", "lib2to3", "site-packages", "__pycache__"}
@@ -58,7 +40,7 @@ class RootFiles:
         for name in ("bin", "sbin", "lib", "lib64"):
             if (here := Path("/") / name).is_symlink():
                 self._links[name] = os.readlink(here)
-        for name in SHELL:
+        for name in SHELL.split():
             self.add_program(name)
 
     def add_program(self, name: str) -> None:

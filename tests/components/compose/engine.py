@@ -65,6 +65,9 @@ class Engine:
         if not self.docker("images", "--quiet", image).strip():
             changes = [word for setting in settings for word in ("--change", setting)]
             self.docker("import", *changes, str(root), image)
+        for other in self.docker("images", "--format", "{{.Repository}}:{{.Tag}}", name).split():
+            if other != image:
+                self.docker("rmi", other)
         return image
 
 
