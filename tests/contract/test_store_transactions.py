@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from builders import make_job
+from builders import NOW, make_job
 from fermion.errors import OutsideBroken
 from fermion.ports import Store
 
@@ -66,6 +66,7 @@ def test_nobody_sees_what_is_not_committed(store: Store) -> None:
     [
         pytest.param(lambda tx: tx.jobs.add(make_job()), id="a job"),
         pytest.param(lambda tx: tx.leases.next_token(), id="a token"),
+        pytest.param(lambda tx: tx.records.put_memory("key", {}, now=NOW), id="a memory"),
         pytest.param(lambda tx: tx.records.add_points([]) or tx.jobs.save(make_job()), id="a save"),
     ],
 )

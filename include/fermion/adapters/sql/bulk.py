@@ -33,6 +33,7 @@ from fermion.adapters.sql.codec import Values, to_json
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.tables import Number, UtcTime
+from fermion.errors import OutsideBroken
 
 
 class Duplicate(StrEnum):
@@ -60,15 +61,25 @@ class Appended:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._rows: dict[Kind, list[Values]] = {}
+        self._rows: dict[Kind, dict[object, Values]] = {}
 
     def add(self, kind: Kind, row: Values) -> None:
-        """Append; rows of one kind have the same columns and keep their order."""
-        self._rows.setdefault(kind, []).append(row)
+        """Append; rows of one kind have the same columns and keep their order. One that replaces does so here already.
+
+        Raises:
+            OutsideBroken: the transaction only reads.
+        """
+        if self._link.read_only:
+            raise OutsideBroken("a transaction that only reads cannot write; use begin()", what="store")
+        rows = self._rows.setdefault(kind, {})
+        is_keyed = kind.duplicate is Duplicate.REPLACES
+        rows[tuple(row[column.name] for column in kind.table.primary_key) if is_keyed else len(rows)] = row
 
     def flush(self) -> None:
         """Write what was added since the last time. On Postgres all kinds are one statement."""
-        found, self._rows = sorted(self._rows.items(), key=lambda each: each[0].table.name), {}
+        found = [(kind, list(rows.values())) for kind, rows in self._rows.items()]
+        found.sort(key=lambda each: each[0].table.name)
+        self._rows = {}
         if self._link.dialect == "sqlite":
             for kind, rows in found:
                 self._link.write(_insertion("sqlite", kind, tuple(rows[0])), rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Table
+from sqlalchemy import Connection, Executable, Table, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -17,6 +17,7 @@ from fermion.errors import Conflict, FermionError, OutsideBroken, OutsideUnavail
 _SQLITE_BROKEN = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 )
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 _POSTGRES_UNAVAILABLE = ("08", "40", "53", "55P03", "57", "58", "25P03", "25P04")
 """Connection, serialization and deadlock, resources, lock not had in time, ended by an operator, system, idle too long."""
 
@@ -48,6 +49,15 @@ class Link:
         """How many rows were written; with a list of values the statement runs once for each, in one call."""
         with translated():
             return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount
+
+    def lock(self, key: int) -> None:
+        """Wait for a Postgres lock, which is kept until the end; sent together with the BEGIN when it is the first statement."""
+        driver: Any = self._connection.connection.driver_connection
+        try:
+            with translated(), driver.pipeline():
+                self._connection.execute(_LOCK, {"key": key})
+        except self._connection.dialect.loaded_dbapi.Error as error:  # told when the pipeline is left, past SQLAlchemy
+            raise translate(DBAPIError(None, None, error)) from error
 
     def insert(self, table: Table) -> Any:
         """An INSERT of this database's own kind, which knows ON CONFLICT."""

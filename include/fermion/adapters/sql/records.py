@@ -30,6 +30,8 @@ from fermion.domain.records import Decision, Event, MetricPoint, StageSpan, Sync
 
 _DECISION = Kind(decisions, Duplicate.SKIPPED)
 _EVENT = Kind(events, exclusive="events")
+_SPAN = Kind(spans, Duplicate.REPLACES)
+_MEMORY = Kind(memories, Duplicate.REPLACES)
 _DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
 _EVENTS = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq)
 _NEWEST_EVENT = select(func.coalesce(func.max(events.c.seq), 0))
@@ -40,7 +42,7 @@ _POINTS = (
     .order_by(metric_points.c.at, metric_points.c.attempt, metric_points.c.number, metric_points.c.name)
 )
 _SPANS = select(spans).where(spans.c.job_id == bindparam("job")).order_by(spans.c.started_at, spans.c.attempt)
-_MEMORY = select(memories.c.payload).where(memories.c.key == bindparam("memory"))
+_MEMORY_OF = select(memories.c.payload).where(memories.c.key == bindparam("memory"))
 _AGES: dict[str, tuple[Table, Column[datetime]]] = {
     "decisions": (decisions, decisions.c.decided_at),
     "events": (events, events.c.at),
@@ -99,15 +101,17 @@ class SqlRecords:
         return [point_of(row) for row in self._link.rows(query, {"job": job_id})]
 
     def put_span(self, span: StageSpan) -> None:
-        """Upsert."""
-        self._link.write(self._link.upsert(spans), span_values(span))
+        """Written at the end of the transaction."""
+        self._appended.add(_SPAN, span_values(span))
 
     def put_spans(self, spans_: Sequence[StageSpan]) -> None:
-        """One statement for all."""
-        insert_all(self._link, spans, [span_values(span) for span in spans_], Duplicate.REPLACES)
+        """Written at the end of the transaction."""
+        for span in spans_:
+            self.put_span(span)
 
     def spans(self, job_id: str) -> Sequence[StageSpan]:
         """By start."""
+        self._appended.flush()
         return [span_of(row) for row in self._link.rows(_SPANS, {"job": job_id})]
 
     def put_sync(self, sync: SyncRecord) -> None:
@@ -123,12 +127,13 @@ class SqlRecords:
         return [sync_of(row) for row in self._link.rows(select(syncs).order_by(syncs.c.source))]
 
     def put_memory(self, key: str, payload: Mapping[str, object], *, now: datetime) -> None:
-        """Upsert."""
-        self._link.write(self._link.upsert(memories), {"key": key, "payload": dict(payload), "kept_at": now})
+        """Written at the end of the transaction."""
+        self._appended.add(_MEMORY, {"key": key, "payload": dict(payload), "kept_at": now})
 
     def memory(self, key: str) -> Mapping[str, object] | None:
         """By its key."""
-        found: Mapping[str, object] | None = self._link.scalar(_MEMORY, {"memory": key})
+        self._appended.flush()
+        found: Mapping[str, object] | None = self._link.scalar(_MEMORY_OF, {"memory": key})
         return found
 
     def forget(self, *, before: datetime, kinds: Collection[str]) -> int:

@@ -31,8 +31,6 @@ from fermion.errors import OutsideBroken, OutsideUnavailable
 
 _log = logging.getLogger(__name__)
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
-
 
 class SqlTransaction:
     """The repositories of one transaction."""
@@ -77,7 +75,7 @@ class SqlStore:
         """Raises OutsideUnavailable when the lock is not had within ``PATIENCE_S``."""
         with self.linked(read_only=False) as link:
             if exclusive is not None and not self._is_sqlite:
-                link.scalar(_LOCK, {"key": lock_key(exclusive)})
+                link.lock(lock_key(exclusive))
             transaction = SqlTransaction(link)
             yield transaction
             transaction.appended.flush()
