@@ -32,7 +32,7 @@ __all__ = [
     "waiting_of",
 ]
 
-RULE_VERSION = "admission/2"
+RULE_VERSION = "admission/3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Round:
         room = rooms.get(job.pool)
         if room is None or not job.staged:
             continue
-        if job.nodes * job.gpus_per_node > room.free or not picture.start(job):
+        if job.gpus > room.free or not picture.start(job):
             picture.hold(job)
     return Round(
         decided_at=now,

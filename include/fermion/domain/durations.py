@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 
 _UNITS = {"w": "weeks", "d": "days", "h": "hours", "m": "minutes", "s": "seconds", "ms": "milliseconds"}
-_PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*(ms|[wdhms])")
+_PART = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*(ms|[wdhms])")
 _WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fermion.domain.book import Excess, Limit
+from fermion.domain.counting import counted
 from fermion.domain.line import ReservedFor, Waiting
 from fermion.domain.picture import Picture
 from fermion.domain.placement import Room
@@ -27,7 +28,8 @@ class Explainer:
         self._picture = picture
         self._line = line
         self._jobs: dict[str, Waiting] | None = None
-        self._places: dict[str, tuple[int, int]] | None = None
+        self._places: dict[str, int] = {}
+        self._lengths: Counter[str] = Counter()
         self._held: dict[str, tuple[int, list[dict[str, object]]]] = {}
 
     @property
@@ -89,7 +91,7 @@ class Explainer:
         told = (
             ""
             if first is None
-            else f" {first.gpus_per_node} GPUs on {', '.join(first.nodes)} are kept for job {first.job_id!r}"
+            else f" {counted(first.gpus_per_node, 'GPU')} on {', '.join(first.nodes)} {'is' if first.gpus_per_node == 1 else 'are'} kept for job {first.job_id!r}"
         )
         if first is not None:
             told += f" from {first.starts_by:%H:%M:%S} UTC." if first.starts_by else " once they are free."
@@ -105,7 +107,7 @@ class Explainer:
         grant = self._picture.grants[job.job_id]
         waited = (self._picture.now - job.queued_at).total_seconds()
         where = ", ".join(f"{len(part.devices)} on {part.node}" for part in grant.slices)
-        message = f"granted {job.gpus} GPUs of pool {job.pool!r} ({where}) after {waited:.1f} s in line."
+        message = f"granted {counted(job.gpus, 'GPU')} of pool {job.pool!r} ({where}) after {waited:.1f} s in line."
         numbers = {"asked": job.gpus, "waited_s": waited, "nodes": [part.node for part in grant.slices]}
         return Explanation(Reason.GRANTED, message, numbers)
 
@@ -148,15 +150,13 @@ class Explainer:
 
     def _place(self, job: Waiting) -> tuple[int, int]:
         """The job's position among those of its pool that still wait, and how many these are."""
-        if self._places is None:
-            counts: Counter[str] = Counter()
-            places: dict[str, int] = {}
+        if not self._places:
+            granted, places, lengths = self._picture.grants, self._places, self._lengths
             for other in self._line:
-                if other.job_id not in self._picture.grants:
-                    counts[other.pool] += 1
-                    places[other.job_id] = counts[other.pool]
-            self._places = {job_id: (n, counts[self.jobs[job_id].pool]) for job_id, n in places.items()}
-        return self._places[job.job_id]
+                if other.job_id not in granted:
+                    lengths[other.pool] += 1
+                    places[other.job_id] = lengths[other.pool]
+        return self._places[job.job_id], self._lengths[job.pool]
 
     def _promise(self, job: Waiting) -> str:
         promise = self._picture.reservations.get(job.job_id)
@@ -183,7 +183,7 @@ def _asked(job: Waiting) -> str:
 
 
 def _leases(count: int) -> str:
-    return "1 lease" if count == 1 else f"{count} leases"
+    return counted(count, "lease")
 
 
 def _over_limit(job: Waiting, excess: Excess) -> str:
@@ -207,7 +207,7 @@ def _excess_numbers(excess: Excess) -> dict[str, object]:
 
 def _placement(job: Waiting, room: Room) -> str:
     fitting = _placement_numbers(job, room)["fitting_nodes"]
-    return f" Only {fitting} of the {job.nodes} nodes it needs have {job.gpus_per_node} free GPUs."
+    return f" Only {fitting} of the {job.nodes} nodes it needs have {counted(job.gpus_per_node, 'free GPU')}."
 
 
 def _placement_numbers(job: Waiting, room: Room) -> dict[str, object]:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from fermion.domain.leases import Lease
 from fermion.domain.line import Waiting
 from fermion.domain.pools import Pool
 
 Who = TypeVar("Who", str, tuple[str, str])
-
-ASSUMED_RUNTIME = timedelta(hours=1)
-"""What a job without ``max_runtime`` is taken to run when its owner's next job is put in order."""
 
 DEFAULT_HALF_LIFE = timedelta(days=7)
 """For leases of a pool that has gone."""
@@ -99,26 +96,35 @@ def order(
     levels: defaultdict[tuple[int, int], list[Waiting]] = defaultdict(list)
     for job in sorted(waiting, key=attrgetter("queued_at", "job_id")):
         levels[-job.priority, turns.get(job.job_id, len(turns))].append(job)
+    owners = _Queues(of_owner, {})
+    teams = _Queues(of_team, weights)
     line: list[Waiting] = []
     for level in sorted(levels):
-        by_owner = _by_share(levels[level], of_owner, attrgetter("team", "owner"), {})
-        line += _by_share(by_owner, of_team, attrgetter("team"), weights)
+        by_owner = owners.sort(levels[level], [(job.team, job.owner) for job in levels[level]])
+        line += teams.sort(by_owner, [job.team for job in by_owner])
     return line
 
 
-def _by_share(
-    jobs: Sequence[Waiting],
-    used: dict[Who, float],
-    who_of: Callable[[Waiting], Who],
-    weights: Mapping[Who, int],
-) -> list[Waiting]:
-    """The jobs by what their team or owner used and would use for the jobs before them; counts these as used too."""
-    shares = []
-    for job, who in zip(jobs, map(who_of, jobs), strict=True):
-        before = used[who]
-        shares.append(before / max(1, weights.get(who, 1)) if weights else before)
-        used[who] = before + job.nodes * job.gpus_per_node * (job.max_runtime or ASSUMED_RUNTIME).total_seconds()
-    return [jobs[index] for index in sorted(range(len(jobs)), key=shares.__getitem__)]
+class _Queues(Generic[Who]):
+    """What each team or owner used, and would use for its jobs so far in line. A weight is 1 or more."""
+
+    def __init__(self, used: Mapping[Who, float], weights: Mapping[Who, int]) -> None:
+        self._used: Mapping[Who, float] = used
+        self._weights: Mapping[Who, int] = weights
+        self._counts: dict[Who, list[float]] = {}
+
+    def sort(self, jobs: Sequence[Waiting], of: Sequence[Who]) -> list[Waiting]:
+        """The jobs by the share that theirs had before them; counts these as used too."""
+        shares: list[float] = []
+        counts = self._counts
+        for job, who in zip(jobs, of, strict=True):
+            count = counts.get(who)
+            if count is None:
+                count = counts[who] = [self._used.get(who, 0.0), max(1, self._weights.get(who, 1))]
+            before, weight = count
+            shares.append(before / weight)
+            count[0] = before + job.gpu_seconds
+        return [jobs[index] for index in sorted(range(len(jobs)), key=shares.__getitem__)]
 
 
 def weights(pools: Iterable[Pool]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from fermion.domain.budgets import HOUR_S, budgets_for
+from fermion.domain.counting import counted
 from fermion.domain.pools import Budget, Pool
 from fermion.domain.problems import Problem
 from fermion.domain.quota import Quotas, cohort_of, share_of
@@ -45,25 +46,48 @@ def never_fits(
     ]
 
 
+def over_memory(memory_mib: int, pool: Pool, *, gpus_per_node: int = 1) -> list[Problem]:
+    """The problem of a workload that needs more memory than every usable node of its size has; empty when one may have it.
+
+    Only nodes that are usable now count: placement does not look at memory, so the job could start on any of them. A node
+    whose memory nobody knows may have enough.
+    """
+    known = {node.name: node.memory_mib for node in pool.nodes if node.is_usable and len(node.devices) >= gpus_per_node}
+    sizes = [size for size in known.values() if size is not None]
+    if not sizes or len(sizes) < len(known) or memory_mib <= max(sizes):
+        return []
+    most = max(sizes)
+    largest = next(name for name, size in known.items() if size == most)
+    return [
+        _problem(
+            "over_memory",
+            f"the usable node of pool {pool.id!r} with the most memory, {largest!r}, has {most} MiB;"
+            f" this job asks for {memory_mib} MiB on one node.",
+            f"Ask for {most} MiB or less, or choose a pool whose nodes have more.",
+            field="memory_mib",
+        )
+    ]
+
+
 def _over_policy(asks: Asks, pool: Pool) -> Iterator[Problem]:
     policy = pool.policy
     if policy.max_gpus_per_job is not None and asks.gpus > policy.max_gpus_per_job:
         yield _problem(
             "over_job_limit",
-            f"pool {pool.id!r} allows {policy.max_gpus_per_job} GPUs per job; this job asks for {_asked(asks)}.",
-            f"Ask for {policy.max_gpus_per_job} GPUs or fewer.",
+            f"pool {pool.id!r} allows {counted(policy.max_gpus_per_job, 'GPU')} per job; this job asks for {_asked(asks)}.",
+            f"Ask for {counted(policy.max_gpus_per_job, 'GPU')} or fewer.",
         )
     if policy.max_gpus_per_user is not None and asks.gpus > policy.max_gpus_per_user:
         yield _problem(
             "over_user_limit",
-            f"pool {pool.id!r} allows {policy.max_gpus_per_user} GPUs per user; this job alone asks for {_asked(asks)}.",
-            f"Ask for {policy.max_gpus_per_user} GPUs or fewer.",
+            f"pool {pool.id!r} allows {counted(policy.max_gpus_per_user, 'GPU')} per user; this job alone asks for {_asked(asks)}.",
+            f"Ask for {counted(policy.max_gpus_per_user, 'GPU')} or fewer.",
         )
     share = share_of(pool, asks.team)
     if policy.teams and asks.gpus > share.limit:
         yield _problem(
             "over_team_limit",
-            f"team {asks.team!r} may hold {share.limit} GPUs of pool {pool.id!r} ({share.nominal} nominal and"
+            f"team {asks.team!r} may hold {counted(share.limit, 'GPU')} of pool {pool.id!r} ({share.nominal} nominal and"
             f" {share.limit - share.nominal} borrowed); this job asks for {_asked(asks)}.",
             _less(share.limit),
         )
@@ -79,7 +103,7 @@ def _over_cohort(asks: Asks, pool: Pool, cohort: Collection[Pool]) -> Iterator[P
     if asks.gpus > most:
         yield _problem(
             "over_cohort",
-            f"team {asks.team!r} has {share.nominal} nominal GPUs in pool {pool.id!r} and could borrow {most - share.nominal}"
+            f"team {asks.team!r} has {counted(share.nominal, 'nominal GPU')} in pool {pool.id!r} and could borrow {most - share.nominal}"
             f" at most; this job asks for {_asked(asks)}.",
             _less(most),
         )
@@ -90,15 +114,15 @@ def _over_size(asks: Asks, pool: Pool, excluded_nodes: Collection[str]) -> Itera
     if asks.gpus > sum(sizes):
         yield _problem(
             "over_pool",
-            f"pool {pool.id!r} has {sum(sizes)} GPUs in all; this job asks for {_asked(asks)}.",
-            f"Ask for {sum(sizes)} GPUs or fewer, or choose a larger pool.",
+            f"pool {pool.id!r} has {counted(sum(sizes), 'GPU')} in all; this job asks for {_asked(asks)}.",
+            f"Ask for {counted(sum(sizes), 'GPU')} or fewer, or choose a larger pool.",
         )
     largest = max(sizes, default=0)
     if asks.gpus_per_node > largest:
         yield _problem(
             "over_node",
-            f"the largest node of pool {pool.id!r} has {largest} GPUs; this job asks for {asks.gpus_per_node} on one node.",
-            f"Ask for {largest} GPUs per node or fewer, on more nodes.",
+            f"the largest node of pool {pool.id!r} has {counted(largest, 'GPU')}; this job asks for {asks.gpus_per_node} on one node.",
+            f"Ask for {counted(largest, 'GPU')} per node or fewer, on more nodes.",
         )
         return
     wide = [node.name for node in pool.nodes if len(node.devices) >= asks.gpus_per_node]
@@ -106,8 +130,8 @@ def _over_size(asks: Asks, pool: Pool, excluded_nodes: Collection[str]) -> Itera
     if asks.nodes > len(wide):
         yield _problem(
             "too_few_nodes",
-            f"pool {pool.id!r} has {len(wide)} nodes with {asks.gpus_per_node} GPUs or more; this job asks for {asks.nodes}.",
-            f"Ask for {len(wide)} nodes or fewer, or for fewer GPUs per node.",
+            f"pool {pool.id!r} has {counted(len(wide), 'node')} with {counted(asks.gpus_per_node, 'GPU')} or more; this job asks for {asks.nodes}.",
+            f"Ask for {counted(len(wide), 'node')} or fewer, or for fewer GPUs per node.",
             field="nodes",
         )
     elif asks.nodes > len(left):
@@ -129,7 +153,7 @@ def _over_budgets(asks: Asks, pool: Pool) -> Iterator[Problem]:
             yield _problem(
                 f"over_{scope}_budget",
                 f"{scope} {name!r} may hold {budget.gpu_hours:g} GPU-hours of pool {pool.id!r} in"
-                f" {in_words(budget.window)}; this job may take {hours:g} ({asks.gpus} GPUs for {in_words(asks.max_runtime)}).",
+                f" {in_words(budget.window)}; this job may take {hours:g} ({counted(asks.gpus, 'GPU')} for {in_words(asks.max_runtime)}).",
                 f"Ask for fewer GPUs, or a max_runtime of {in_words(_affordable(budget, asks.gpus))} or less.",
                 field="max_runtime",
             )
@@ -145,7 +169,9 @@ def _problem(code: str, message: str, fix: str, *, field: str = "gpus") -> Probl
 
 def _less(most: int) -> str:
     return (
-        f"Ask for {most} GPUs or fewer, or have the team's quota raised." if most else "Ask for a quota for the team."
+        f"Ask for {counted(most, 'GPU')} or fewer, or have the team's quota raised."
+        if most
+        else "Ask for a quota for the team."
     )
 
 

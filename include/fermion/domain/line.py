@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from fermion.domain.jobs import Job, Phase
 from fermion.domain.pools import PoolPolicy
 
+ASSUMED_RUNTIME = timedelta(hours=1)
+"""What a job without ``max_runtime`` is taken to run when its owner's next job is put in order."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """One job in line. ``max_runtime`` is None when nobody knows how long it runs: then it cannot be backfilled.
 
-    ``staged`` tells whether it could start now; a job that still stages keeps its place and blocks nobody.
+    ``staged`` tells whether it could start now; a job that still stages keeps its place and blocks nobody. One that does
+    not ``preempts`` waits for what is free, whatever its priority. ``gpus`` (in all) and ``gpu_seconds`` (of a whole run)
+    follow from the rest: every round asks for them, of every job.
     """
 
     job_id: str
@@ -26,14 +31,17 @@ class Waiting:
     gpus_per_node: int = 1
     priority: int = 0
     preemptible: bool = True
+    preempts: bool = True
     staged: bool = True
     max_runtime: timedelta | None = None
     excluded_nodes: tuple[str, ...] = ()
+    gpus: int = field(init=False, compare=False, repr=False)
+    gpu_seconds: float = field(init=False, compare=False, repr=False)
 
-    @property
-    def gpus(self) -> int:
-        """GPUs in all."""
-        return self.nodes * self.gpus_per_node
+    def __post_init__(self) -> None:
+        gpus = self.nodes * self.gpus_per_node
+        object.__setattr__(self, "gpus", gpus)
+        object.__setattr__(self, "gpu_seconds", gpus * (self.max_runtime or ASSUMED_RUNTIME).total_seconds())
 
     def ends_by(self, now: datetime) -> datetime | None:
         """When it has ended for sure if it starts at ``now``; None where unknown."""

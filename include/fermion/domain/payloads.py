@@ -16,6 +16,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+_PLAIN = frozenset({str, int, float, bool, types.NoneType})
+"""What stands in JSON as it is. Not their subclasses: an enum of text is one."""
+
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -45,7 +48,9 @@ def _writer(kind: type) -> Callable[[Any], Any]:
             return write
     if dataclasses.is_dataclass(kind):
         names = _names(kind)
-        return lambda value: {name: to_payload(getattr(value, name)) for name in names}
+        return lambda value: {
+            name: item if (item := getattr(value, name)).__class__ in _PLAIN else to_payload(item) for name in names
+        }
     raise TypeError(f"no payload is known for {kind.__name__}")
 
 

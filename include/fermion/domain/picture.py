@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from fermion.domain import preemption
 from fermion.domain.book import Book, Held
+from fermion.domain.counting import counted
 from fermion.domain.leases import Lease
 from fermion.domain.limits import never_fits
 from fermion.domain.line import Reservation, ReservedFor, Waiting
@@ -103,7 +104,7 @@ class Picture:
     def hold(self, job: Waiting) -> None:
         """Take from lower priorities for a job that cannot start, or reserve for it, where it may have that."""
         can_preempt = (
-            self._lowest is not None and self._lowest < job.priority and self._may_preempt(job)
+            job.preempts and self._lowest is not None and self._lowest < job.priority and self._may_preempt(job)
         ) or job.job_id in self._ending
         can_reserve = job.job_id in self._heads or (
             job.queued_at <= self._reserves_from[job.pool] and job.pool not in self._headed
@@ -162,8 +163,8 @@ class Picture:
             job_id=job.job_id,
             pool=job.pool,
             lease_ids=tuple(lease.id for lease in victims),
-            why=f"job {job.job_id!r} of priority {job.priority} needs {job.gpus} GPUs of pool {job.pool!r};"
-            f" {len(victims)} preemptible lease{'s' * (len(victims) != 1)} of priority {highest} or lower give {gpus}",
+            why=f"job {job.job_id!r} of priority {job.priority} needs {counted(job.gpus, 'GPU')} of pool {job.pool!r};"
+            f" {counted(len(victims), 'preemptible lease')} of priority {highest} or lower give {gpus}",
         )
         self._asked_to_end.update(lease.id for lease in victims)
         self._candidates.clear()

@@ -25,12 +25,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One machine of a cluster as last seen. Only ``ready and schedulable`` nodes give capacity."""
+    """One machine of a cluster as last seen. Only ``ready and schedulable`` nodes give capacity.
+
+    ``memory_mib`` is main memory that workloads may use in all, as measured; None where nobody knows.
+    """
 
     name: str
     cluster: str
     devices: tuple[Device, ...]
     observed_at: datetime
+    memory_mib: int | None = None
     ready: bool = True
     schedulable: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)

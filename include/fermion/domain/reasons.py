@@ -21,6 +21,16 @@ class Reason(StrEnum):
     ABOUT_TO_PREEMPT = "about_to_preempt"  # victims were asked to end; their GPUs go to this job
     PREEMPTED = "preempted"  # it ran, a higher priority took its GPUs, it is back in line
     RETRYING = "retrying"  # its node or workload was lost; a fresh attempt is in line
+    # revisions and replicas of services
+    REVISION_STARTING = "revision_starting"  # its replicas are in line or starting; it gets no requests yet
+    SERVING = "serving"  # requests are sent to it
+    REPLACED = "replaced"  # another revision serves in its place
+    ROLLED_BACK = "rolled_back"  # a rollout, or a person, decided against it
+    FAILED_BEFORE = "failed_before"  # the same thing failed in the service while it waited for its turn
+    NOT_WANTED = "not_wanted"  # fewer replicas are wanted than there are
+    DRAINED = "drained"  # the router sends it nothing any more, and nothing is on its way
+    REPLICA_ENDED = "replica_ended"  # its process is gone for good
+    SERVICE_CLOSED = "service_closed"  # the service was taken down
     # running
     GRANTED = "granted"  # holds a lease; its process has not been seen yet
     TRAINING = "training"  # its process is alive under a lease

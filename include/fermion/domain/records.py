@@ -28,7 +28,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One change: who (``actor``), what (``verb`` in the past tense, as ``job.granted``), to what (``target``), when, why."""
+    """One change: who (``actor``), what (``verb`` in the past tense, as ``job.granted``), to what (``target``), when, why.
+
+    ``pool`` is the one whose line it is about; None tells nothing of that.
+    """
 
     actor: str
     verb: str
@@ -36,6 +39,7 @@ class Event:
     at: datetime
     message: str = ""
     data: Mapping[str, object] = field(default_factory=dict)
+    pool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

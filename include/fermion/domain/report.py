@@ -224,14 +224,14 @@ def build_report(
     end = max([job.ended_at or now, *(lease.ended_at or now for lease in leases)])
     band = life(job, leases=leases, spans=spans, until=end)
     shares = shares_of(band)
-    metrics = _training_series(points, job=job, now=now)
+    stages = stages_of(job, leases=leases, spans=spans, until=end, now=now)
     system = _system_series(points, declared=holds_declared(leases, pool), has_lease=bool(leases), now=now)
     return Report(
         generated_at=now,
         job=_identity(job, leases, pool),
         outcome=_outcome(job),
         figures={
-            **_time_figures(job, shares, end=end, now=now),
+            **_time_figures(job, shares, stages, end=end, now=now),
             **_gpu_figures(job, leases, total(accounts), pool=pool, now=now),
             **_training_figures(job, model, now=now),
             **_system_figures(system),
@@ -240,9 +240,9 @@ def build_report(
         wasted=_wasted(total(accounts), now=now),
         band=band,
         shares=shares,
-        stages=stages_of(job, leases=leases, spans=spans, until=end, now=now),
+        stages=stages,
         leases=tuple(_lease_use(lease, held) for lease, held in zip(leases, accounts, strict=True)),
-        metrics=metrics,
+        metrics=_training_series(points, job=job, now=now),
         system=system,
         model=_model_use(model),
         lineage=_lineage(job, leases, model),
@@ -364,12 +364,18 @@ def _derived(value: float | int | None, unit: str, source: str, now: datetime, r
     return Figure(value=value, unit=unit, source=source, method=Method.DERIVED, observed_at=now, reason=reason)
 
 
-def _time_figures(job: Job, shares: Sequence[Share], *, end: datetime, now: datetime) -> dict[str, Figure]:
+def _time_figures(
+    job: Job, shares: Sequence[Share], stages: Sequence[Stage], *, end: datetime, now: datetime
+) -> dict[str, Figure]:
     seconds = {share.activity: share.seconds for share in shares}
-    stages, rows = "recorded stages and leases", "the job's submission and end"
-    figures = {"wall_seconds": _derived((end - job.submitted_at).total_seconds(), "seconds", rows, now)}
+    recorded, rows = "recorded stages and leases", "the job's submission and end"
+    in_line = sum(stage.seconds for stage in stages if stage.activity is Activity.WAITING)
+    figures = {
+        "wall_seconds": _derived((end - job.submitted_at).total_seconds(), "seconds", rows, now),
+        "in_line_seconds": _derived(in_line, "seconds", "stages wait_for_gpus of all attempts", now),
+    }
     for activity in Activity:
-        figures[f"{activity}_seconds"] = _derived(seconds.get(activity, 0.0), "seconds", stages, now)
+        figures[f"{activity}_seconds"] = _derived(seconds.get(activity, 0.0), "seconds", recorded, now)
     return figures
 
 

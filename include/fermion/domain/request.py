@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from fermion.domain.counting import counted
 from fermion.domain.durations import parse_duration
 from fermion.domain.entrypoints import parse_entrypoint
 from fermion.domain.jobs import JobSpec
@@ -66,7 +67,10 @@ _IMAGE = re.compile(
 )
 _DATASET = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _PERSON = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}")
-_JOB_ID = re.compile(r"job-\d{8}-\d{3,9}")
+_JOB_ID = re.compile(r"job-[0-9]{8}-[0-9]{3,9}")
+# Python's own int, float and \d also read the digits of other scripts, and 1_000.
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3})?")
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?")
 _HYPERPARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _SECRET = re.compile(
     r"(?:^|_)(?:password|passwd|passphrase|secrets?|credentials?|api_?key|private_?key|secret_?key|access_?key(?:_id)?)(?:_|$)"
@@ -377,12 +381,21 @@ class _Reader:
         nodes, per_node, in_all = (self._read.pop(name) for name in ("nodes", "gpus_per_node", "gpus"))
         each = per_node or (1 if in_all is None else in_all // nodes)
         if in_all is not None and (each * nodes != in_all or not 1 <= each <= MAX_GPUS_PER_NODE):
-            with_each = "" if per_node is None else f" with {per_node} each"
-            message = f"{in_all} GPUs cannot be spread evenly over {nodes} node{'s' if nodes > 1 else ''}{with_each}."
-            fix = f"Ask for the same number on each node, at most {MAX_GPUS_PER_NODE}; gpus is nodes x gpus_per_node."
-            self._refuse("gpus", "uneven", message, fix)
+            self._refuse_spread(in_all, nodes, per_node)
             return
         self._read.update(nodes=nodes, gpus_per_node=each)
+
+    def _refuse_spread(self, in_all: int, nodes: int, per_node: int | None) -> None:
+        over = f"{counted(in_all, 'GPU')} over {counted(nodes, 'node')}"
+        if per_node is None and in_all > nodes * MAX_GPUS_PER_NODE:
+            least = -(-in_all // MAX_GPUS_PER_NODE)
+            message = f"{over} is more than {MAX_GPUS_PER_NODE} on a node, the most that one may be asked for."
+            fix = f"Ask for at least {least} nodes, with the same number on each."
+            self._refuse("gpus", "too_many_per_node", message, fix)
+            return
+        with_each = "" if per_node is None else f" with {per_node} each"
+        fix = f"Ask for the same number on each node, at most {MAX_GPUS_PER_NODE}; gpus is nodes x gpus_per_node."
+        self._refuse("gpus", "uneven", f"{over}{with_each} cannot be spread evenly.", fix)
 
     def _take(self, key: object, value: object) -> None:
         name = _CANONICAL.get(key) if isinstance(key, str) else None
@@ -421,21 +434,20 @@ def _whole(value: object) -> tuple[int | None, str | None]:
     """The whole number that a value means, or the code of what is wrong with it."""
     if isinstance(value, bool):
         return None, "not_a_number"
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
         return int(value), None
     if isinstance(value, int):
         return value, None
-    try:
-        number = float(value) if isinstance(value, str | float) else math.nan
-    except ValueError:
-        number = math.nan
+    number = math.nan
+    if isinstance(value, float) or (isinstance(value, str) and _NUMBER.fullmatch(value) is not None):
+        number = float(value)
     if not math.isfinite(number):
         return None, "not_a_number"
     return (int(number), None) if number.is_integer() else (None, "fractional")
 
 
 def _duration(value: object) -> timedelta:
-    if isinstance(value, str) and re.fullmatch(r"\d{1,9}(\.\d{1,6})?", value) is None:
+    if isinstance(value, str) and _SECONDS.fullmatch(value) is None:
         return parse_duration(value)
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
         raise ValueError(f"{_shown(value)} is not a duration")
@@ -508,14 +520,16 @@ def _ref_problem(value: str) -> str | None:
 def _repository_problem(value: str) -> str | None:
     if len(value) > 2048:
         return f"has {len(value)} characters; at most 2048 fit"
+    # What could run a command is named first, whatever else is wrong.
+    if value.startswith("-"):
+        return "starts with a dash, as an option does"
+    if "::" in value.partition("//")[0]:
+        name = "".join(character for character in value.partition("::")[0] if character.isprintable())
+        return f"uses git's {name[:40]}:: transport, which runs commands; use https, ssh or file"
     if "${" in value:
         return "holds a variable that was not filled in; only a spec file given to the fermion command may hold one"
     if _CONTROL.search(unquote(value)) or (" " in value and not value.lower().startswith("file://")):
         return "holds a space, a line break or another control character"
-    if value.startswith("-"):
-        return "starts with a dash, as an option does"
-    if "::" in value.partition("//")[0]:
-        return f"uses git's {value.partition('::')[0]}:: transport, which runs commands; use https, ssh or file"
     if (scp := _SCP_LIKE.fullmatch(value)) is not None:
         return _path_problem(value, scp["path"])
     try:

@@ -33,6 +33,7 @@ ACTIVITY_OF_STAGE: Mapping[str, Activity] = {
     "pull_image": Activity.STAGING,
     "mount_dataset": Activity.STAGING,
     "clone_repository": Activity.STAGING,
+    "prepare": Activity.STAGING,
     "wait_for_gpus": Activity.WAITING,
     "train": Activity.TRAINING,
     "save_model": Activity.SAVING,
@@ -165,7 +166,7 @@ def stages_of(
     recorded = {(span.attempt, ACTIVITY_OF_STAGE.get(span.stage)) for span in spans}
     for attempt, start, stop in _waits(job, leases, spans, until):
         if (attempt, Activity.WAITING) not in recorded:
-            stages.append(_derived_stage("in_line", Activity.WAITING, attempt, start, stop))
+            stages.append(_derived_stage("wait_for_gpus", Activity.WAITING, attempt, start, stop))
     for lease in leases:
         if lease.exec_at is not None and (lease.attempt, Activity.TRAINING) not in recorded:
             stop = lease.exit_at or lease.ended_at or until

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from fermion.domain.counting import counted
 from fermion.domain.jobs import HOLDING, Job, Move, Phase, Progress
 from fermion.domain.leases import Lease
 from fermion.domain.pools import Pool, PoolPolicy
@@ -52,13 +53,14 @@ def decide(watched: Watched, now: datetime) -> Move | None:
 
 def _decide_in_line(job: Job, policy: PoolPolicy, now: datetime) -> Move | None:
     if job.stop_requested_at is not None:
-        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by} while it waited for GPUs.")
+        when = "before it was in line" if job.phase is Phase.SUBMITTED else "while it waited for GPUs"
+        return _fail(Reason.STOPPED, f"Stopped by {job.stop_requested_by} {when}.")
     limit = _shorter(job.spec.queue_timeout, policy.queue_timeout)
     if limit is not None and job.queued_at is not None and job.started_at is None and now - job.queued_at > limit:
         waited = (now - job.queued_at).total_seconds()
         return _fail(
             Reason.QUEUE_TIMEOUT,
-            f"Waited {waited:.0f} s for {job.spec.gpus} GPUs; its queue timeout is {limit.total_seconds():.0f} s."
+            f"Waited {waited:.0f} s for {counted(job.spec.gpus, 'GPU')}; its queue timeout is {limit.total_seconds():.0f} s."
             " Ask for fewer GPUs, raise the timeout or the priority.",
             waited_s=waited,
             timeout_s=limit.total_seconds(),
@@ -99,13 +101,22 @@ def _after_exit(watched: Watched, record: ExitRecord) -> Move:
     if record.cause is ExitCause.NEVER_STARTED:
         return _fail(Reason.USER_CODE, f"The entrypoint could not be executed: {record.detail}")
     if record.cause is ExitCause.STOPPED:
-        return _fail(Reason.STOPPED, f"The workload was stopped from outside the platform. {record.detail}".strip())
+        return _fail(Reason.STOPPED, _taken_down(record))
     if record.signal is not None and record.signal not in CODE_SIGNALS:
         name = signal.Signals(record.signal).name if record.signal in set(signal.Signals) else str(record.signal)
         return _retry(watched, Reason.KILLED, f"{name} from outside ended the training.")
     how = f"exited with code {record.code}" if record.signal is None else f"died of signal {record.signal}"
     return _fail(
         Reason.USER_CODE, f"The training code {how}; its log says why.", code=record.code, signal=record.signal
+    )
+
+
+def _taken_down(record: ExitRecord) -> str:
+    """What it means that a workload was told to end that nobody asked to end."""
+    how = f": {record.detail}" if record.detail else ""
+    return (
+        f"The platform or its machine was taken down while it ran{how}."
+        " Restart it with --resume to go on from its last checkpoint."
     )
 
 
@@ -128,7 +139,7 @@ def _decide_alive(watched: Watched, seen: Seen, now: datetime) -> Move | None:
     if job.preempted_for is not None:
         return _stop(
             Reason.PREEMPTED,
-            f"Its {job.spec.gpus} GPUs go to {job.preempted_for}, which has a higher priority."
+            f"It makes room for {job.preempted_for}, which has a higher priority and takes its {counted(job.spec.gpus, 'GPU')}."
             " It goes on from its last checkpoint when GPUs are free.",
             preempted_for=job.preempted_for,
         )
@@ -191,22 +202,34 @@ def abandon(job: Job, message: str, *, failed: StageSpan | None = None) -> Move 
     reason = Reason.RUN_ENDED
     if job.stop_requested_at is not None and job.phase is not Phase.SAVING:
         reason, message = Reason.STOPPED, f"Stopped by {job.stop_requested_by}."
-    elif failed is not None and failed.stage in _STAGES.get(job.phase, ()):
+    elif failed is not None and job.phase is not Phase.SUBMITTED and failed.stage in _STAGES.get(job.phase, ()):
         reason = Reason.SAVE_FAILED if job.phase is Phase.SAVING else Reason.STAGING_FAILED
         message = f"{failed.stage} failed: {failed.detail}"
     return _stop(reason, message) if job.phase in HOLDING else _fail(reason, message)
 
 
 _STAGES = {
+    Phase.SUBMITTED: frozenset({"check_quota"}),
     Phase.STAGING: frozenset({"pull_image", "mount_dataset", "clone_repository", "prepare"}),
     Phase.SAVING: frozenset({"save_model"}),
 }
 
 
-def failed_stage(job: Job, spans: Sequence[StageSpan]) -> StageSpan | None:
-    """The stage that failed last in the job's present attempt and was not repeated well since; None when none did."""
-    failed = [span for span in spans if span.attempt == job.attempt and span.outcome == "failed"]
+def last_failure(job: Job, spans: Sequence[StageSpan]) -> StageSpan | None:
+    """The last failed try of a stage that belongs to the job's phase and attempt; None when none failed, or was repeated well."""
+    stages = _STAGES.get(job.phase, ())
+    failed = [
+        span for span in spans if span.stage in stages and span.attempt == job.attempt and span.outcome == "failed"
+    ]
     return max(failed, key=lambda span: span.ended_at or span.started_at, default=None)
+
+
+def with_failure(message: str, failed: StageSpan | None) -> str:
+    """What is true of a job's phase, and that the last try of its stage failed."""
+    if failed is None:
+        return message
+    at, said = failed.ended_at or failed.started_at, failed.detail.rstrip(". ")
+    return f"{message} The last try of {failed.stage} failed at {at:%H:%M:%S} UTC: {said}."
 
 
 def could_move(job: Job, pool: Pool | None, lease: Lease | None) -> bool:

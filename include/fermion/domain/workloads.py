@@ -104,7 +104,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """One look at a workload. ``token`` is that of the grant it runs under, None while suspended."""
+    """One look at a workload. ``token`` is that of the grant it runs under, None while suspended.
+
+    ``orphans`` counts live processes that a lost one left behind; as long as there are any, its GPUs are not free.
+    """
 
     name: str
     state: WorkloadState
@@ -114,6 +117,7 @@ class Seen:
     exit: ExitRecord | None = None
     usage: Usage | None = None
     detail: str = ""
+    orphans: int = 0
 
 
 @dataclass(frozen=True, slots=True)

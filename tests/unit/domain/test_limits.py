@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -19,8 +20,8 @@ from builders import (
     seconds,
 )
 from fermion.domain.budgets import Scope, Spent, longest_window, spent
-from fermion.domain.limits import in_words, never_fits
-from fermion.domain.pools import Budget, Pool
+from fermion.domain.limits import in_words, never_fits, over_memory
+from fermion.domain.pools import Budget, Node, Pool
 from fermion.domain.quota import UNLIMITED, Quotas
 
 
@@ -90,6 +91,38 @@ def test_what_could_never_start_is_told_with_every_problem(
     for problem in problems:
         assert any(character.isdigit() for character in problem.message), "a message has numbers"
         assert problem.fix
+
+
+SMALL, LARGE, UNKNOWN = (
+    make_node("small", gpus=2, memory_mib=4096),
+    make_node("large", gpus=1, memory_mib=8192),
+    make_node("unknown"),
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "memory_mib", "gpus_per_node", "most"),
+    [
+        pytest.param([SMALL, LARGE], 8192, 1, None, id="as much as the largest has"),
+        pytest.param([SMALL, LARGE], 8193, 1, 8192, id="one more than the largest has"),
+        pytest.param([SMALL, LARGE], 4097, 2, 4096, id="the largest has too few GPUs"),
+        pytest.param([SMALL, LARGE], 8193, 3, None, id="no node has so many GPUs: another problem tells that"),
+        pytest.param([SMALL, replace(LARGE, ready=False)], 4097, 1, 4096, id="the largest is not ready"),
+        pytest.param([SMALL, replace(LARGE, schedulable=False)], 4097, 1, 4096, id="the largest is cordoned"),
+        pytest.param([replace(SMALL, ready=False)], 4097, 1, None, id="no node is usable now"),
+        pytest.param([SMALL, UNKNOWN], 2**40, 1, None, id="one whose memory nobody knows may have enough"),
+        pytest.param([], 4096, 1, None, id="no nodes"),
+    ],
+)
+def test_more_memory_than_every_usable_node_has_is_told_with_the_most_there_is(
+    nodes: list[Node], memory_mib: int, gpus_per_node: int, most: int | None
+) -> None:
+    problems = over_memory(memory_mib, make_pool(nodes=nodes), gpus_per_node=gpus_per_node)
+    assert [(each.field, each.code) for each in problems] == ([] if most is None else [("memory_mib", "over_memory")])
+    for problem in problems:
+        assert f"{most} MiB" in problem.message
+        assert f"{memory_mib} MiB" in problem.message
+        assert f"{most} MiB or less" in problem.fix
 
 
 def test_nodes_that_are_not_ready_now_count_for_what_could_ever_fit() -> None:

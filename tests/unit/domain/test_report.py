@@ -123,7 +123,7 @@ def test_a_job_that_went_back_in_line_and_was_never_granted_again_waited_to_its_
     job = ended_job(queued_at=at(40), attempt=2, phase=Phase.FAILED, explanation=Explanation(Reason.QUEUE_TIMEOUT, ""))
     lease = make_ended_lease(granted_at=at(20), exec_at=at(20), exit_at=at(40), ended_s=40, cause="preempted")
     report = report_of(job, leases=[lease], spans=[span("enqueue", 1, 2)])
-    waits = [(stage.attempt, stage.seconds) for stage in report.stages if stage.name == "in_line"]
+    waits = [(stage.attempt, stage.seconds) for stage in report.stages if stage.name == "wait_for_gpus"]
     assert waits == [(1, 18), (2, 60)]
 
 

@@ -192,6 +192,12 @@ def test_a_field_given_under_two_names_must_agree() -> None:
         pytest.param(MAX_GPUS_PER_NODE + 1, "out_of_range", id="one over the most"),
         pytest.param(10**5000, "out_of_range", id="a number too long to print"),
         pytest.param("many", "not_a_number", id="a word"),
+        pytest.param("２", "not_a_number", id="a digit of another width"),
+        pytest.param("٣", "not_a_number", id="a digit of another script"),
+        pytest.param("２.0", "not_a_number", id="a fraction with such a digit"),
+        pytest.param("1_0", "not_a_number", id="an underscore"),
+        pytest.param("inf", "not_a_number", id="infinity"),
+        pytest.param("1e", "not_a_number", id="half an exponent"),
         pytest.param(True, "not_a_number", id="a bool is no number"),
         pytest.param(math.nan, "not_a_number", id="not a number"),
         pytest.param([1], "not_a_number", id="a list"),
@@ -204,20 +210,47 @@ def test_gpus_and_nodes_are_whole_positive_and_plausible(field: str, value: obje
     assert refused(**{field: value}) == {field: {code}}
 
 
+@pytest.mark.parametrize("written", ["2", "+2", "2.0", "2.", "2e0", 2.0])
+def test_a_whole_number_may_be_written_in_these_ways(written: object) -> None:
+    assert parse_request({**VALID, "gpus": written}).gpus == 2
+
+
 def test_the_most_gpus_per_node_is_accepted() -> None:
     assert parse_request({**VALID, "gpus_per_node": MAX_GPUS_PER_NODE}).gpus == MAX_GPUS_PER_NODE
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "code", "said"),
     [
-        pytest.param({"gpus": 3, "nodes": 2}, id="not the same on each node"),
-        pytest.param({"gpus": 3, "gpus_per_node": 2}, id="the two numbers disagree"),
-        pytest.param({"gpus": MAX_GPUS_PER_NODE * 2 + 2, "nodes": 2}, id="too many on each node"),
+        pytest.param(
+            {"gpus": 3, "nodes": 2}, "uneven", "3 GPUs over 2 nodes cannot be spread evenly.", id="not the same on each"
+        ),
+        pytest.param(
+            {"gpus": 3, "gpus_per_node": 2},
+            "uneven",
+            "3 GPUs over 1 node with 2 each cannot be spread evenly.",
+            id="the two numbers disagree",
+        ),
+        pytest.param(
+            {"gpus": MAX_GPUS_PER_NODE * 2 + 2, "nodes": 2},
+            "too_many_per_node",
+            "130 GPUs over 2 nodes is more than 64 on a node, the most that one may be asked for."
+            " Ask for at least 3 nodes",
+            id="too many on each node",
+        ),
+        pytest.param(
+            {"gpus": 99},
+            "too_many_per_node",
+            "99 GPUs over 1 node is more than 64 on a node, the most that one may be asked for."
+            " Ask for at least 2 nodes",
+            id="too many on one node",
+        ),
     ],
 )
-def test_gpus_in_all_must_fit_the_nodes(asked: dict[str, object]) -> None:
-    assert refused(**asked) == {"gpus": {"uneven"}}
+def test_gpus_in_all_must_fit_the_nodes(asked: dict[str, object], code: str, said: str) -> None:
+    assert refused(**asked) == {"gpus": {code}}
+    with pytest.raises(RequestRefused, match=said):
+        parse_request({**VALID, **asked})
 
 
 @pytest.mark.parametrize(
@@ -260,9 +293,22 @@ def test_these_repositories_are_refused(repository: str) -> None:
     assert refused(repository=repository) == {"repository": {"unsafe"}}
 
 
-def test_a_transport_that_runs_commands_is_called_by_its_name() -> None:
-    with pytest.raises(RequestRefused, match="git's ext:: transport, which runs commands"):
-        parse_request({**VALID, "repository": "ext::id"})
+@pytest.mark.parametrize(
+    ("repository", "told"),
+    [
+        pytest.param("ext::id", "git's ext:: transport, which runs commands", id="a transport"),
+        pytest.param("ext::sh -c touch% /tmp/pwn", "git's ext:: transport", id="a transport, and spaces"),
+        pytest.param("ext\x1b[31m::sh\n-c", "git's ext[31m:: transport", id="a transport, and control characters"),
+        pytest.param("ext::sh -c ${X}", "git's ext:: transport", id="a transport, and a variable"),
+        pytest.param(
+            "--upload-pack=touch /tmp/pwn", "starts with a dash, as an option does", id="an option, and a space"
+        ),
+        pytest.param("-ext::sh -c id", "starts with a dash", id="an option with a transport"),
+    ],
+)
+def test_what_could_run_a_command_is_named_before_anything_else(repository: str, told: str) -> None:
+    (problem,) = read_request({**VALID, "repository": repository}).problems
+    assert told in problem.message
 
 
 @pytest.mark.parametrize(
@@ -367,6 +413,10 @@ def test_a_name_that_only_resembles_a_secret_is_accepted(name: str) -> None:
     ("field", "value", "code"),
     [
         pytest.param("max_runtime", "soon", "not_a_duration", id="a word"),
+        pytest.param("max_runtime", "９０", "not_a_duration", id="seconds in digits of another width"),
+        pytest.param("max_runtime", "２h", "not_a_duration", id="hours in digits of another width"),
+        pytest.param("memory_mib", "４０９６", "not_a_number", id="memory in digits of another width"),
+        pytest.param("checkpoint", "job-２0241110-001", "bad_name", id="a job's id in digits of another width"),
         pytest.param("max_runtime", 0, "out_of_range", id="nothing"),
         pytest.param("max_runtime", "31d", "out_of_range", id="over thirty days"),
         pytest.param("max_runtime", "999999999w", "not_a_duration", id="longer than can be kept"),

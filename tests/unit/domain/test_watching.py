@@ -20,8 +20,9 @@ from fermion.domain.watching import (
     abandon,
     could_move,
     decide,
-    failed_stage,
+    last_failure,
     runtime_limit,
+    with_failure,
     with_step,
 )
 from fermion.domain.workloads import ExitCause, ExitRecord, Seen, WorkloadState
@@ -67,13 +68,20 @@ def outcome(move: Move | None) -> tuple[Phase, Reason] | None:
 # --- in line ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", [Phase.SUBMITTED, Phase.STAGING, Phase.WAITING])
-def test_rule_1_a_stop_ends_a_job_in_line(phase: Phase) -> None:
+@pytest.mark.parametrize(
+    ("phase", "when"),
+    [
+        (Phase.SUBMITTED, "before it was in line"),
+        (Phase.STAGING, "while it waited for GPUs"),
+        (Phase.WAITING, "while it waited for GPUs"),
+    ],
+)
+def test_rule_1_a_stop_ends_a_job_in_line(phase: Phase, when: str) -> None:
     job = make_job(phase=phase, stop_requested_at=at(-1), stop_requested_by="ann", queued_at=at(-9999))
     move = due(job, policy=make_policy(queue_timeout=seconds(1)))
     assert move is not None
     assert outcome(move) == (Phase.FAILED, Reason.STOPPED)
-    assert "ann" in move.explanation.message
+    assert move.explanation.message == f"Stopped by ann {when}."
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,16 @@ def test_rules_3_and_4_an_ended_workload_moves_its_job(
     phase: Phase, what: Seen, expected: tuple[Phase, Reason]
 ) -> None:
     assert outcome(due(make_job(phase=phase), what)) == expected
+
+
+def test_a_workload_that_nobody_asked_to_end_went_with_its_platform() -> None:
+    what = exited(None, cause=ExitCause.STOPPED, signal_number=15, detail="its runner was told to end (SIGTERM)")
+    move = due(make_job(phase=Phase.RUNNING), what)
+    assert move is not None
+    assert move.explanation.message == (
+        "The platform or its machine was taken down while it ran: its runner was told to end (SIGTERM)."
+        " Restart it with --resume to go on from its last checkpoint."
+    )
 
 
 @pytest.mark.parametrize("number", sorted(CODE_SIGNALS), ids=lambda number: number.name)
@@ -405,18 +423,33 @@ def test_a_stop_wins_over_the_end_of_the_run(phase: Phase) -> None:
     assert why_of(abandon(held, "The run ended.")) == "stopped"
 
 
-def test_the_failed_stage_is_the_last_one_of_the_present_attempt() -> None:
-    job = make_job(attempt=2)
-    spans = [
-        span("save_model", attempt=1, ended_s=9),
-        span("pull_image", attempt=2, ended_s=1),
-        span("mount_dataset", attempt=2, ended_s=3),
-        span("clone_repository", "succeeded", attempt=2, ended_s=5),
-    ]
-    found = failed_stage(job, spans)
-    assert found is not None
-    assert found.stage == "mount_dataset"
-    assert failed_stage(job, spans[:1]) is None
+@pytest.mark.parametrize(
+    ("phase", "spans", "stage"),
+    [
+        pytest.param(Phase.STAGING, [], None, id="none was recorded"),
+        pytest.param(
+            Phase.STAGING,
+            [span("pull_image", ended_s=1), span("mount_dataset", ended_s=3), span("prepare", ended_s=2)],
+            "mount_dataset",
+            id="the last of several",
+        ),
+        pytest.param(Phase.STAGING, [span("pull_image", "succeeded")], None, id="it was repeated well"),
+        pytest.param(Phase.STAGING, [span("pull_image", attempt=2)], None, id="another attempt's"),
+        pytest.param(Phase.STAGING, [span("save_model")], None, id="a stage of another phase"),
+        pytest.param(Phase.SAVING, [span("save_model"), span("pull_image", ended_s=9)], "save_model", id="saving"),
+        pytest.param(Phase.SUBMITTED, [span("check_quota")], "check_quota", id="being checked"),
+        pytest.param(Phase.RUNNING, [span("pull_image")], None, id="no stage can fail in this phase"),
+        pytest.param(Phase.FAILED, [span("save_model")], None, id="the job's own reason tells it"),
+    ],
+)
+def test_the_last_failure_is_of_a_stage_that_the_job_is_in(
+    phase: Phase, spans: list[StageSpan], stage: str | None
+) -> None:
+    found = last_failure(make_job(phase=phase), spans)
+    assert (found and found.stage) == stage
+    told = with_failure("Its model is being published.", found)
+    assert ("the disk is full" in told) is (stage is not None)
+    assert told.startswith("Its model is being published.")
 
 
 # --- elsewhere --------------------------------------------------------------------------------------------------------
