@@ -17,10 +17,9 @@ Expected outcomes (no capacity, a lost race) are return values, not errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-if TYPE_CHECKING:
-    from fermion.domain.problems import Problem
+from fermion.domain.problems import Problem, lines_of
 
 
 class FermionError(Exception):
@@ -43,7 +42,7 @@ class RequestRefused(FermionError):
     def __init__(self, problems: Sequence[Problem], *, what: str = "request") -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        lines = "\n".join(f"  - {line}" for line in lines_of(self.problems))
         super().__init__(f"the {what} has {count} problem{'s' if count != 1 else ''}:\n{lines}", what=what)
 
 

@@ -22,6 +22,13 @@ from fermion.domain.problems import Problem
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
 from fermion.domain.report import Report
 from fermion.domain.retention import Freed
+from fermion.domain.rollout.looks import Look
+from fermion.domain.rollout.rollouts import Approval, Rollout, Wish
+from fermion.domain.serving.replicas import ReplicaSeen, ReplicaSpec
+from fermion.domain.serving.routing import Route, RouteTable, Spread
+from fermion.domain.serving.services import Replica, ReplicaPhase, Revision, Service
+from fermion.domain.serving.tensors import Signature, Target, Tensor
+from fermion.domain.serving.traffic import Counters, Window
 from fermion.domain.workloads import Chunk, Grant, Seen, WorkloadSpec
 
 # --- time -----------------------------------------------------------------------------------------------------------
@@ -72,6 +79,10 @@ class Jobs(Protocol):
         self, ids: Collection[str], *, pools: Collection[str] | None = None, phases: Collection[Phase] | None = None
     ) -> Sequence[Job]:
         """Those of the jobs that exist (in these pools and phases), by id, to be written: nobody else changes them meanwhile."""
+        ...
+
+    def hold(self, jobs: Collection[Job]) -> Sequence[Job]:
+        """Those of the jobs that are stored as they are here, by id, to be written: nobody else changes them meanwhile."""
         ...
 
     def pools(self, phases: Collection[Phase]) -> frozenset[str]:
@@ -191,8 +202,8 @@ class Records(Protocol):
         """Events with their sequence number greater than ``after``, oldest first."""
         ...
 
-    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
-        """The newest event's number, and the targets of those after ``after`` (None: of none).
+    def touched(self, after: int | None, *, pools: Collection[str]) -> tuple[int, frozenset[str]]:
+        """The newest event's number, and the targets of those after ``after`` (None: of none) that are not about other pools.
 
         Whoever goes on from that number misses no event that is committed later.
         """
@@ -239,6 +250,187 @@ class Records(Protocol):
         ...
 
 
+class Services(Protocol):
+    """Services and their revisions.
+
+    Writing what belongs to a service that does not exist raises ``NotFound``; the transaction must be given up then.
+    """
+
+    def new_id(self, name: str) -> str:
+        """The next ``inf-<slug>-NNN`` of that name's slug; never given twice, also to concurrent callers."""
+        ...
+
+    def add(self, service: Service) -> bool:
+        """Insert; False when an open service has its name, its prefix or its port: then nothing was written."""
+        ...
+
+    def get(self, service_id: str) -> Service | None:
+        """The service, or None."""
+        ...
+
+    def by_name(self, name: str) -> Service | None:
+        """The open service of that name, or None."""
+        ...
+
+    def save(self, service: Service) -> Service | None:
+        """Write if the stored version is still ``service.version``; with its new version, or None for a lost race.
+
+        Raises:
+            Conflict: another open service has its name, its prefix or its port; the transaction must be given up.
+        """
+        ...
+
+    def find(
+        self,
+        *,
+        is_open: bool | None = None,
+        pool: str | None = None,
+        owner: str | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Service]:
+        """Services that match all given filters, newest first; ``before`` is the id that ends the last page."""
+        ...
+
+    def add_revision(self, revision: Revision) -> bool:
+        """Insert; False when the service has that number, or its run carries another revision: then nothing was written."""
+        ...
+
+    def revision(self, service_id: str, number: int) -> Revision | None:
+        """The revision, or None."""
+        ...
+
+    def revision_of_run(self, dag_id: str, run_id: str) -> Revision | None:
+        """The revision that this run carries, or None."""
+        ...
+
+    def revisions(self, service_id: str) -> Sequence[Revision]:
+        """The service's revisions, oldest first."""
+        ...
+
+    def save_revision(self, revision: Revision) -> Revision | None:
+        """As ``save``.
+
+        Raises:
+            Conflict: its run carries another revision; the transaction must be given up.
+        """
+        ...
+
+    def open_revisions(self) -> Sequence[Revision]:
+        """Those of all services that are not in a final phase, oldest first."""
+        ...
+
+
+class ReplicaRows(Protocol):
+    """The rows of replicas; whether one is ready is not among what is stored."""
+
+    def add_all(self, rows: Sequence[Replica]) -> None:
+        """Insert all.
+
+        Raises:
+            Conflict: one of these names is there already; the transaction must be given up.
+            NotFound: one belongs to a revision that does not exist; likewise.
+        """
+        ...
+
+    def get(self, name: str) -> Replica | None:
+        """The replica's row, or None."""
+        ...
+
+    def save(self, row: Replica) -> Replica | None:
+        """Write if the stored version is still ``row.version``; with its new version, or None for a lost race."""
+        ...
+
+    def find(
+        self,
+        *,
+        service_id: str | None = None,
+        phases: Collection[ReplicaPhase] | None = None,
+        pools: Collection[str] | None = None,
+    ) -> Sequence[Replica]:
+        """Rows that match all given filters, in the order in which they joined the line."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Rollouts with what people asked of them and what was seen.
+
+    Writing what belongs to a service or a rollout that does not exist raises ``NotFound``; the transaction must be given
+    up then. NaN and infinity are refused with a ValueError: a look says None there.
+    """
+
+    def add(self, rollout: Rollout) -> bool:
+        """Insert; False when the service has a rollout that has not ended: then nothing was written."""
+        ...
+
+    def get(self, rollout_id: str) -> Rollout | None:
+        """The rollout, or None."""
+        ...
+
+    def save(self, rollout: Rollout) -> Rollout | None:
+        """Write if the stored version is still ``rollout.version``; with its new version, or None for a lost race.
+
+        Raises:
+            Conflict: it was opened again while its service has another open one; the transaction must be given up.
+        """
+        ...
+
+    def of_service(self, service_id: str, limit: int | None = None) -> Sequence[Rollout]:
+        """Rollouts of one service, newest first."""
+        ...
+
+    def open(self) -> Sequence[Rollout]:
+        """Those of all services that have not ended, oldest first."""
+        ...
+
+    def put_wish(self, rollout_id: str, wish: Wish) -> None:
+        """Append what a person asked for; the rollout's version stays as it is."""
+        ...
+
+    def wish(self, rollout_id: str) -> Wish | None:
+        """The wish that was put last, or None."""
+        ...
+
+    def put_approval(self, rollout_id: str, approval: Approval) -> None:
+        """Append a person's answer; the rollout's version stays as it is."""
+        ...
+
+    def approval(self, rollout_id: str) -> Approval | None:
+        """The answer that was put last, or None."""
+        ...
+
+    def add_look(self, rollout_id: str, look: Look) -> bool:
+        """Insert; False when the rollout has a look of that number: of two who look, one wins."""
+        ...
+
+    def looks(self, rollout_id: str, *, after: int = 0, limit: int | None = None) -> Sequence[Look]:
+        """Looks with a number greater than ``after``, in order."""
+        ...
+
+    def newest_look(self, rollout_id: str) -> Look | None:
+        """The look with the greatest number, or None."""
+        ...
+
+
+class Traffic(Protocol):
+    """What the router counted, reading by reading."""
+
+    def add(self, counters: Sequence[Counters]) -> int:
+        """Append readings; of those already there (backend, time) the first stays. How many were new."""
+        ...
+
+    def since(self, backends: Collection[str], at: datetime) -> Mapping[str, Sequence[Counters]]:
+        """Readings of each of the backends at or after ``at``, in order of time, after the newest one before ``at``.
+
+        So the first is where a difference over all of the time since ``at`` begins. A backend without readings has none.
+        """
+        ...
+
+    def forget(self, before: datetime) -> int:
+        """Delete readings older than ``before``; how many."""
+        ...
+
+
 class Transaction(Protocol):
     """One atomic unit of work; leaves with a commit, or with a rollback when an exception passes through."""
 
@@ -260,6 +452,26 @@ class Transaction(Protocol):
     @property
     def records(self) -> Records:
         """What is only ever appended."""
+        ...
+
+    @property
+    def services(self) -> Services:
+        """Services and their revisions."""
+        ...
+
+    @property
+    def replicas(self) -> ReplicaRows:
+        """The rows of replicas."""
+        ...
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """Rollouts, looks, wishes and approvals."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the router counted."""
         ...
 
 
@@ -495,6 +707,114 @@ class Space(Protocol):
         ...
 
 
+class ModelCache(Protocol):
+    """Published models near the replicas that serve them: read-only, one copy shared by all of a cluster's machine.
+
+    process, docker: a content-addressed folder. kubernetes: a claim filled by a staging Job, mounted read-only.
+    """
+
+    def stage(self, version: ModelVersion) -> str:
+        """The location of that version's files, each verified by its checksum; nothing half is ever visible.
+
+        Raises:
+            OutsideBroken: the repository's files are not that version any more (the message names them).
+        """
+        ...
+
+    def tidy(self, needed: Collection[str], *, dry_run: bool = False) -> Freed:
+        """As ``Images.tidy``; ``needed`` are checksums. With ``dry_run`` nothing is deleted: what would be."""
+        ...
+
+
+class Replicas(Protocol):
+    """Model servers. Names are deterministic (revision, number), so "already exists" means found.
+
+    process: a detached runner per replica; it starts the server again when it ends, asks the probes, and chooses its ports.
+    docker: a container per replica with the same runner as its first process. kubernetes: one Deployment per revision,
+    paused at 0; a grant raises ``replicas`` by one, ``stop`` lowers it, names map to its pods by age; probes and restarts
+    are the kubelet's.
+    """
+
+    def prepare(self, spec: ReplicaSpec) -> None:
+        """Create it suspended: after this only the grant is missing. Found by name if it exists."""
+        ...
+
+    def resume(self, name: str, grant: Grant) -> None:
+        """Give the grant; as ``Workloads.resume``."""
+        ...
+
+    def look(self, name: str) -> ReplicaSeen:
+        """What is true of it now; ABSENT when nothing is there."""
+        ...
+
+    def stop(self, name: str, *, grace: timedelta, why: str) -> None:
+        """Ask it to end for good: TERM, then KILL after ``grace``. Returns at once; a suspended one is removed. Absent is fine."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Forget an ended or suspended replica; its log stays. Absent is fine."""
+        ...
+
+    def names(self) -> Sequence[str]:
+        """Every replica of this platform on the cluster, whatever its state."""
+        ...
+
+    def orphans(self) -> Sequence[str]:
+        """As ``Workloads.orphans``."""
+        ...
+
+    def end_orphans(self) -> int:
+        """End them; how many."""
+        ...
+
+    def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
+        """A piece of what all its processes printed; readable after it is removed."""
+        ...
+
+    def log_location(self, name: str) -> str:
+        """Where a replica of that name keeps its log."""
+        ...
+
+    def forget(self, before: datetime) -> Freed:
+        """Delete what replicas left that were removed before then: their logs. kubernetes: nothing, a pod's log goes with it."""
+        ...
+
+
+class Router(Protocol):
+    """What carries requests to replicas. It keeps no wish of its own: the table is made from the store, whenever it is asked for.
+
+    process, docker: Envoy beside the platform, told by files that it watches. kubernetes: an Istio VirtualService or a
+    Gateway API HTTPRoute with one Service per revision.
+    """
+
+    def problems_of(self, route: Route) -> Sequence[Problem]:
+        """What of the route this router cannot do, all at once; it would be refused, never left out."""
+        ...
+
+    def apply(self, table: RouteTable) -> None:
+        """Make it so, without a restart and without a failed request. The same table again changes nothing.
+
+        Raises:
+            DriverCannot: a route has problems; nothing was changed.
+        """
+        ...
+
+    def applied(self) -> Mapping[str, Spread]:
+        """How the router itself says that it spreads requests now, by service name."""
+        ...
+
+    def counters(self, backends: Collection[str]) -> Mapping[str, Counters]:
+        """What it counted of those backends; one that never had a request has zeros, one that it does not know is left out.
+
+        ``copies_of(backend)`` and ``answers_of(backend)`` are keys, too: copies are never among a backend's requests.
+        """
+        ...
+
+    def address(self, route: Route) -> str:
+        """Where the service is reached: a URL for HTTP, ``host:port`` for gRPC."""
+        ...
+
+
 class Driver(Protocol):
     """One cluster: the ports that must come from the same hand."""
 
@@ -533,6 +853,21 @@ class Driver(Protocol):
         """Per-job places."""
         ...
 
+    @property
+    def models(self) -> ModelCache:
+        """Staging of published models."""
+        ...
+
+    @property
+    def replicas(self) -> Replicas:
+        """Model servers."""
+        ...
+
+    @property
+    def router(self) -> Router:
+        """What carries requests to them."""
+        ...
+
 
 # --- beyond clusters ------------------------------------------------------------------------------------------------
 
@@ -569,6 +904,56 @@ class ModelRepository(Protocol):
 
     def clear_leftovers(self, *, older_than: timedelta, now: datetime) -> Freed:
         """Delete what publishers that died left, and that belongs to no version. A publish takes less than ``older_than``."""
+        ...
+
+
+class Inference(Protocol):
+    """Predictions of a model server, asked of it or of the router before it, in the Open Inference Protocol (V2).
+
+    Belongs to no cluster. Sizes and times are bounded by the adapter; nothing is asked twice by itself.
+    """
+
+    def predict(self, target: Target, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The model's outputs, as it gave them: ``output_check`` tells whether they can be any.
+
+        Raises:
+            RequestRefused: it does not take these inputs; the server's words say why.
+            NotFound: it knows no such model.
+            OutsideUnavailable: nobody answers, it answers too late, or says that it cannot now.
+            OutsideBroken: it failed over the request, or what it answers is not the protocol.
+            DriverCannot: a service of that kind has no predictions.
+        """
+        ...
+
+    def is_ready(self, target: Target) -> bool:
+        """Whether the model takes requests now; nobody there, or no such model, is a no."""
+        ...
+
+    def signature(self, target: Target) -> Signature:
+        """What the server says that the model takes and gives. Raises as ``predict`` does."""
+        ...
+
+
+class Measurements(Protocol):
+    """What a metrics system recorded of the routers' counters. Belongs to no cluster."""
+
+    @property
+    def source(self) -> str:
+        """What it is and where, for people."""
+        ...
+
+    def windows(
+        self, backends: Collection[str], since: datetime, until: datetime, *, latencies: bool = True
+    ) -> Mapping[str, Window]:
+        """What came between the first reading at or after ``since`` and the last one up to ``until``, of each backend.
+
+        A backend that was not read twice in that time is left out: that is not the same as one without requests. What a router
+        counted before it started anew is kept. Without ``latencies`` their distribution is left out, for long times.
+
+        Raises:
+            OutsideUnavailable: it does not answer.
+            OutsideBroken: it answers, but not with readings.
+        """
         ...
 
 
@@ -619,7 +1004,10 @@ class RunState(Protocol):
 
 
 class Runs(Protocol):
-    """The workflow engine, reached over its public interface with the caller's own rights."""
+    """The workflow engine, reached over its public interface with the caller's own rights.
+
+    An instance of a task of which a run has several is called as ``domain/tasks.py`` names it.
+    """
 
     def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, object]) -> bool:
         """Start a run under that id; False when it exists already."""
@@ -631,6 +1019,18 @@ class Runs(Protocol):
 
     def fail_task(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark one unfinished task failed (never the run: its teardowns must still run)."""
+        ...
+
+    def skip_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Mark one unfinished task skipped: nobody needs what it waits for."""
+        ...
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, more: Mapping[str, object]) -> bool:
+        """Answer the question that a task asks, with one of its options; False where it asks none, or was answered."""
+        ...
+
+    def fail_run(self, dag_id: str, run_id: str) -> None:
+        """Mark a run that has ended as failed: its engine took it for a success, and its job tells otherwise."""
         ...
 
     def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:

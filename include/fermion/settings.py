@@ -117,9 +117,14 @@ ImageId = Annotated[
 DatasetName = Annotated[
     str, _named(r"[a-z0-9][a-z0-9._-]{0,62}", "a dataset's name: lower-case letters, digits and . _ -")
 ]
+LabelName = Annotated[
+    str, _named(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}", "a label's name in Prometheus: letters, digits and underscores")
+]
 Host = Annotated[
     str,
-    _named(r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?(:\d{1,5})?", "a host: its name alone in lower case, as github.com"),
+    _named(
+        r"[a-z0-9]([a-z0-9.-]{0,252}[a-z0-9])?(:[0-9]{1,5})?", "a host: its name alone in lower case, as github.com"
+    ),
 ]
 WebUrl = Annotated[
     str, _named(r"https?://[^\s/?#@]+(/[^\s?#@]*)?", "a URL: http or https, a host, no user, password or query")
@@ -316,7 +321,8 @@ class RetentionSettings(_Section):
     runs: Duration | None = timedelta(days=30)
     """Ended runs and their task logs in Airflow. Default ``30d``: its database grows with each."""
     workloads: Duration | None = timedelta(days=7)
-    """Logs, outputs and checkpoints of ended jobs; published models stay. Default ``7d``: time to resume or look again."""
+    """Logs, outputs and checkpoints of ended jobs, logs of removed replicas; published models stay. Default ``7d``: time to
+    resume or look again."""
     events: Duration | None = timedelta(days=90)
     """Who did what. Default ``90d``."""
     decisions: Duration | None = timedelta(days=90)
@@ -336,6 +342,8 @@ class CachesSettings(_Section):
     """Staged datasets, in GiB. Default 50."""
     code_gib: Number | None = 5.0
     """Git mirrors and checkouts, in GiB. Default 5."""
+    models_gib: Number | None = 50.0
+    """Published models staged for replicas, in GiB. Default 50. Kept by ``keep_house`` alone: what serves never leaves."""
 
     @property
     def images_bytes(self) -> int | None:
@@ -352,6 +360,11 @@ class CachesSettings(_Section):
         """The cap on code in bytes; None: no cap."""
         return _bytes(self.code_gib)
 
+    @property
+    def models_bytes(self) -> int | None:
+        """The cap on staged models in bytes; None: no cap."""
+        return _bytes(self.models_gib)
+
 
 class SyncSettings(_Section):
     """Comparing what is recorded with what is."""
@@ -367,6 +380,21 @@ class DefaultsSettings(_Section):
 
     memory_mib: Annotated[Whole, Field(ge=16)] | None = 4096
     """Memory of one workload, in MiB; above it the workload is ended. None: no limit. Default 4096: a laptop survives a mistake."""
+
+
+class MetricsSettings(_Section):
+    """Where figures of services come from."""
+
+    prometheus: WebUrl | None = None
+    """Base URL of a Prometheus that scrapes the router. None (default): figures come from the router's own counters."""
+    labels: Annotated[dict[LabelName, str], Table] = {}
+    """Labels that the router's series have in that Prometheus, as ``job: fermion``. Empty (default): it scrapes no other Envoy."""
+    connection: Word | None = None
+    """The Airflow connection with its user and password. None (default): it asks for none."""
+    looks: Literal["router", "prometheus"] = "router"
+    """What a rollout's looks are made from. Default ``router``: exact and at once, where Prometheus is a scrape late."""
+    scrape_port: Annotated[int, Field(strict=True, ge=1024, le=65535)] | None = None
+    """Loopback port at which the router shows ``/stats/prometheus``. None (default): on its admin socket only."""
 
 
 class AirflowSettings(_Section):
@@ -405,6 +433,8 @@ class Configuration(_Section):
     """How often reality is looked at."""
     defaults: DefaultsSettings = DefaultsSettings()
     """What a job gets that asks for nothing."""
+    metrics: MetricsSettings = MetricsSettings()
+    """Where figures of services come from."""
     airflow: AirflowSettings = AirflowSettings()
     """Where the workflow engine is."""
 
@@ -425,6 +455,11 @@ class Settings(Configuration):
     """FERMION_DATABASE_URL, else the file ``run/secrets/database_url``, else SQLite in the state folder."""
     airflow_url: str
     """FERMION_AIRFLOW_URL, else the file ``run/airflow/url``, else ``airflow.url`` of the configuration."""
+
+    @property
+    def is_started_by_up(self) -> bool:
+        """Whether `fermion up` starts the programs of this installation, its database among them."""
+        return self.environment == "embedded" and self.database_url == _database_url(self.state, {})
 
     @property
     def airflow_home(self) -> Path:
@@ -475,6 +510,11 @@ class Settings(Configuration):
     def examples_dir(self) -> Path:
         """The examples' git repositories and datasets."""
         return self.state / "examples"
+
+    @property
+    def router_dir(self) -> Path:
+        """What the router is told, and its admin socket."""
+        return self.state / "router"
 
     @property
     def demo_file(self) -> Path:
@@ -830,6 +870,12 @@ def _cross_problems(data: object, root: Path, database_url: str) -> Iterator[Fin
     clusters = _mapping(data, "clusters")
     yield from _pools_nowhere(data, clusters)
     yield from _datasets_outside(data, root)
+    if _mapping(data, "metrics").get("looks") == "prometheus" and not _mapping(data, "metrics").get("prometheus"):
+        yield (
+            ("metrics", "looks"),
+            "no Prometheus is configured; set metrics.prometheus, or make looks from router.",
+            False,
+        )
     if _mapping(data).get("environment") == "production":
         yield from _not_for_production(data, clusters, database_url)
 
