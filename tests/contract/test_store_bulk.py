@@ -45,6 +45,38 @@ def test_jobs_that_were_not_read_in_the_transaction_can_be_saved_at_once_too(sto
     assert (sorted(saved), again["job-1"].version) == (["job-1"], jobs[0].version + 2)
 
 
+def test_jobs_known_from_before_are_held_unless_somebody_changed_them(store: Store) -> None:
+    add(store, "job-1", "job-2", "job-3")
+    with store.begin() as tx:
+        known = tx.jobs.get_all({"job-1", "job-2", "job-3"})
+        assert tx.jobs.save(replace(known[1], phase=Phase.STARTING)) is not None
+    with store.begin() as tx:
+        held = tx.jobs.hold([known[2], known[1], known[0], replace(known[0], id="job-9")])
+        assert held == [known[0], known[2]]
+        assert not tx.jobs.hold([])
+        saved = tx.jobs.save_all([replace(job, phase=Phase.SAVING, model_version=7) for job in held])
+
+    with store.read() as tx:
+        assert [tx.jobs.get(job.id) for job in held] == [saved[job.id] for job in held]
+        assert saved["job-1"] == replace(known[0], phase=Phase.SAVING, model_version=7, version=known[0].version + 1)
+
+
+def test_a_save_of_many_writes_every_field_that_changed_in_any_of_them(store: Store) -> None:
+    add(store, "job-1", "job-2")
+    with store.begin() as tx:
+        one, two = tx.jobs.get_all({"job-1", "job-2"})
+        tx.jobs.save_all([replace(one, preempted_for="job-2"), replace(two, excluded_nodes=("node-1",))])
+    with store.begin() as tx:
+        one, two = tx.jobs.get_all({"job-1", "job-2"})
+        assert (one.preempted_for, one.excluded_nodes) == ("job-2", ())
+        assert (two.preempted_for, two.excluded_nodes) == (None, ("node-1",))
+        first = tx.jobs.save_all([replace(one, preempted_for=None)])["job-1"]
+        tx.jobs.save_all([replace(first, attempt=2)])
+
+    with store.read() as tx:
+        assert tx.jobs.get("job-1") == replace(one, preempted_for=None, attempt=2, version=one.version + 2)
+
+
 def test_many_jobs_are_found_by_their_pools_and_phases(store: Store) -> None:
     add(store, "job-1")
     add(store, "job-2", phase=Phase.STARTING, preempted_for="job-1")
@@ -99,21 +131,26 @@ def test_many_spans_are_put_at_once_and_replace_those_of_the_same_stage(store: S
 
 
 def test_what_events_tell_of_is_read_on_from_the_newest(store: Store) -> None:
-    def tell(*targets: str) -> None:
+    def tell(*targets: str, pool: str | None = None) -> None:
         with store.begin() as tx:
             for target in targets:
-                tx.records.add_event(Event(actor="test", verb="job.moved", target=target, at=NOW))
+                tx.records.add_event(Event(actor="test", verb="job.moved", target=target, at=NOW, pool=pool))
 
     with store.read() as tx:
-        start, touched = tx.records.touched(None)
+        start, touched = tx.records.touched(None, pools=["one"])
+        assert tx.records.touched(start, pools=["one"]) == (start, frozenset())
     assert touched == frozenset()
     tell("job-1", "job-2", "job-1")
+    tell("job-3", pool="one")
+    tell("job-4", pool="two")
     with store.read() as tx:
-        newest, touched = tx.records.touched(start)
-        assert tx.records.touched(newest) == (newest, frozenset())
-        assert tx.records.touched(None) == (newest, frozenset())
+        newest, touched = tx.records.touched(start, pools=["one", "three"])
+        assert tx.records.touched(newest, pools=["two"]) == (newest, frozenset())
+        assert tx.records.touched(None, pools=["two"]) == (newest, frozenset())
+        assert tx.records.touched(start, pools=()) == (newest, {"job-1", "job-2"})
+        assert [event.pool for _, event in tx.records.events(after=start)] == [None, None, None, "one", "two"]
 
-    assert (newest - start, touched) == (3, {"job-1", "job-2"})
+    assert (newest - start, touched) == (5, {"job-1", "job-2", "job-3"})
 
 
 def test_rows_written_at_once_hold_whatever_text_and_numbers_they_are_given(store: Store) -> None:

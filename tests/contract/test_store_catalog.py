@@ -39,7 +39,13 @@ def make_image(name: str = "digits:1", **changes: object) -> Image:
 def test_nodes_come_back_as_they_were(store: Store) -> None:
     measured = Device(id="GPU-1", model="NVIDIA H200", method=Method.MEASURED, memory_mib=143_771)
     node = make_node(
-        "n1", ready=False, schedulable=False, labels={"gpu": "h200"}, detail="cordoned", devices=(measured,)
+        "n1",
+        ready=False,
+        schedulable=False,
+        labels={"gpu": "h200"},
+        detail="cordoned",
+        devices=(measured,),
+        memory_mib=64_000,
     )
     with store.begin() as tx:
         tx.catalog.put_nodes("local", [node, make_node("n0", gpus=2)])

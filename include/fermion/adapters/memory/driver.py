@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fermion.adapters.memory.outages import Line
+from fermion.adapters.memory.replicas import MemoryReplicas
+from fermion.adapters.memory.router import MemoryRouter
 from fermion.adapters.memory.workloads import MemoryWorkloads
-from fermion.domain.artifacts import DatasetVersion, FileEntry, Image, tree_checksum
+from fermion.domain.artifacts import DatasetVersion, FileEntry, Image, ModelVersion, tree_checksum
 from fermion.domain.jobs import Pins
 from fermion.domain.pools import Node
 from fermion.domain.problems import Problem
@@ -230,6 +232,38 @@ class MemorySpace:
         return location
 
 
+class MemoryModelCache:
+    """A location is the checksum; ``spoil`` makes a version's files differ. Keeps ``ports.ModelCache``."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._spoilt: set[str] = set()
+        self.cap: int | None = None
+        self.staged: dict[str, None] = {}
+
+    def stage(self, version: ModelVersion) -> str:
+        """The location of that version's files."""
+        self._line.answer()
+        if version.checksum in self._spoilt:
+            raise OutsideBroken(f"model {version.path} is not {version.checksum} any more", what=version.path)
+        self.staged.pop(version.checksum, None)
+        self.staged[version.checksum] = None
+        return f"memory://models/{version.checksum}"
+
+    def tidy(self, needed: Collection[str], *, dry_run: bool = False) -> Freed:
+        """Down to ``cap`` versions; which is asked for longest ago leaves first."""
+        self._line.answer()
+        over = 0 if self.cap is None else max(0, len(self.staged) - self.cap)
+        leaving = [checksum for checksum in self.staged if checksum not in needed][:over]
+        for checksum in () if dry_run else leaving:
+            del self.staged[checksum]
+        return Freed(items=len(leaving))
+
+    def spoil(self, checksum: str) -> None:
+        """A lever: somebody changed its files."""
+        self._spoilt.add(checksum)
+
+
 class MemoryDriver:
     """One cluster. ``line.cut()`` makes all of it unreachable; what runs there goes on."""
 
@@ -243,6 +277,9 @@ class MemoryDriver:
         self.code = MemoryCode(self.line)
         self.workloads = MemoryWorkloads(clock, self.line)
         self.space = MemorySpace(self.line)
+        self.models = MemoryModelCache(self.line)
+        self.replicas = MemoryReplicas(clock, self.line)
+        self.router = MemoryRouter(clock, self.line)
 
 
 if TYPE_CHECKING:

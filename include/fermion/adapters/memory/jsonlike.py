@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TypeVar
+
+from fermion.domain.payloads import from_payload, to_payload
+
+T = TypeVar("T")
 
 
 def as_json(values: Mapping[str, object]) -> dict[str, object]:
@@ -15,6 +20,16 @@ def as_json(values: Mapping[str, object]) -> dict[str, object]:
     """
     copy: dict[str, object] = json.loads(json.dumps(dict(values), allow_nan=False, default=_plain))
     return copy
+
+
+def as_stored(value: T) -> T:
+    """The dataclass after a way through its payload, as a database that keeps it whole gives it back.
+
+    Raises:
+        ValueError: NaN or infinity.
+        TypeError: not a JSON-ready value.
+    """
+    return from_payload(type(value), as_json(to_payload(value)))
 
 
 def _plain(value: object) -> object:

@@ -62,12 +62,15 @@ class MemoryRecords:
         )
         return list(islice(found, limit))
 
-    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
+    def touched(self, after: int | None, *, pools: Collection[str]) -> tuple[int, frozenset[str]]:
         """From the newest number back."""
         events = self._draft.see("events")
         newest = max(events, default=0)
         since = newest if after is None else after
-        return newest, frozenset(event.target for number, event in events.items() if number > since)
+        wanted = {None, *pools}
+        return newest, frozenset(
+            event.target for number, event in events.items() if number > since and event.pool in wanted
+        )
 
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """Skip those that are there."""

@@ -28,6 +28,7 @@ class _Run:
     state: str = "queued"
     tasks: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Mapping[str, object]] = field(default_factory=dict)
 
 
 class MemoryRuns:
@@ -57,12 +58,43 @@ class MemoryRuns:
         Raises:
             NotFound: no such run or task.
         """
+        self._end_task(dag_id, run_id, task_id, "failed")
+
+    def skip_task(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """A finished task stays as it is.
+
+        Raises:
+            NotFound: no such run or task.
+        """
+        self._end_task(dag_id, run_id, task_id, "skipped")
+
+    def _end_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         self.line.answer()
         run = self._runs.get((dag_id, run_id))
         if run is None or task_id not in run.tasks:
             raise NotFound(f"run {run_id!r} of {dag_id!r} has no task {task_id!r}", what="run")
         if run.tasks[task_id] not in _FINISHED:
-            run.tasks[task_id] = "failed"
+            run.tasks[task_id] = state
+
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, more: Mapping[str, object]) -> bool:
+        """A task that awaits input goes on with it."""
+        self.line.answer()
+        run = self._runs.get((dag_id, run_id))
+        if run is None or run.tasks.get(task_id) != "awaiting_input":
+            return False
+        run.tasks[task_id], run.answers[task_id] = "scheduled", {"chosen_options": [option], "params_input": dict(more)}
+        return True
+
+    def fail_run(self, dag_id: str, run_id: str) -> None:
+        """The run's state is failed now.
+
+        Raises:
+            NotFound: no such run.
+        """
+        self.line.answer()
+        if (dag_id, run_id) not in self._runs:
+            raise NotFound(f"there is no run {run_id!r} of {dag_id!r}", what="run")
+        self._runs[dag_id, run_id].state = "failed"
 
     def note(self, dag_id: str, run_id: str, task_id: str, text: str) -> None:
         """Kept whole.
@@ -84,6 +116,10 @@ class MemoryRuns:
     def notes(self, dag_id: str, run_id: str) -> Mapping[str, str]:
         """Task id to what was noted on it."""
         return dict(self._runs[dag_id, run_id].notes)
+
+    def answers(self, dag_id: str, run_id: str) -> Mapping[str, Mapping[str, object]]:
+        """Task id to the answer that it was given."""
+        return dict(self._runs[dag_id, run_id].answers)
 
     def put_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
         """The task is in that state now; the run runs."""

@@ -14,7 +14,11 @@ from fermion.adapters.memory.catalog import MemoryCatalog
 from fermion.adapters.memory.jobs import MemoryJobs
 from fermion.adapters.memory.leases import MemoryLeases
 from fermion.adapters.memory.records import MemoryRecords
+from fermion.adapters.memory.replica_rows import MemoryReplicaRows
+from fermion.adapters.memory.rollouts import MemoryRollouts
+from fermion.adapters.memory.services import MemoryServices
 from fermion.adapters.memory.tables import Draft, Tables
+from fermion.adapters.memory.traffic import MemoryTraffic
 from fermion.errors import OutsideUnavailable
 
 PATIENCE_S = 10
@@ -29,6 +33,10 @@ class MemoryTransaction:
         self.leases = MemoryLeases(draft)
         self.catalog = MemoryCatalog(draft)
         self.records = MemoryRecords(draft)
+        self.services = MemoryServices(draft)
+        self.replicas = MemoryReplicaRows(draft)
+        self.rollouts = MemoryRollouts(draft)
+        self.traffic = MemoryTraffic(draft)
 
 
 class MemoryStore:

@@ -12,6 +12,10 @@ from fermion.domain.jobs import Job
 from fermion.domain.leases import Lease
 from fermion.domain.pools import Node
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
+from fermion.domain.rollout.looks import Look
+from fermion.domain.rollout.rollouts import Approval, Rollout, Wish
+from fermion.domain.serving.services import Replica, Revision, Service
+from fermion.domain.serving.traffic import Counters
 from fermion.errors import OutsideBroken
 
 PointKey = tuple[str, int, str, int, str]
@@ -37,6 +41,14 @@ class Tables:
     spans: Mapping[tuple[str, int, str], StageSpan] = field(default_factory=dict)
     syncs: Mapping[str, SyncRecord] = field(default_factory=dict)
     memories: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)  # in order of insertion, as all that follow
+    revisions: Mapping[str, Revision] = field(default_factory=dict)
+    replicas: Mapping[str, Replica] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    wishes: Mapping[str, tuple[Wish, ...]] = field(default_factory=dict)  # a rollout to its own, oldest first
+    approvals: Mapping[str, tuple[Approval, ...]] = field(default_factory=dict)
+    looks: Mapping[str, tuple[Look, ...]] = field(default_factory=dict)  # a rollout to its own, by number
+    traffic: Mapping[str, tuple[Counters, ...]] = field(default_factory=dict)  # a backend to its own, by time
     counters: Mapping[str, int] = field(default_factory=dict)
 
 

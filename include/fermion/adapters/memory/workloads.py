@@ -89,7 +89,13 @@ class MemoryWorkloads:
             if workload.state is WorkloadState.SUSPENDED or workload.grant is None:
                 return seen
             detail = "its runner is gone and left no exit record" if workload.state is WorkloadState.LOST else ""
-            return replace(seen, token=workload.grant.token, exec_at=workload.exec_at, detail=detail)
+            return replace(
+                seen,
+                token=workload.grant.token,
+                exec_at=workload.exec_at,
+                detail=detail,
+                orphans=workload.orphans if workload.state is WorkloadState.LOST else 0,
+            )
 
     def stop(self, name: str, *, grace: timedelta, why: str) -> None:
         """A repeat may shorten the grace, never lengthen it; the first ``why`` is recorded."""

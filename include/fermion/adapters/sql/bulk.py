@@ -29,7 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeDecorator
 
-from fermion.adapters.sql.codec import Values, to_json
+from fermion.adapters.sql.codec import Values
+from fermion.adapters.sql.json_text import of_texts, to_json
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.tables import Number, UtcTime
@@ -82,11 +83,11 @@ class Appended:
         self._rows = {}
         if self._link.dialect == "sqlite":
             for kind, rows in found:
-                self._link.write(_insertion("sqlite", kind, tuple(rows[0])), rows)
+                self._link.post(_insertion("sqlite", kind, tuple(rows[0])), rows)
         elif found:
             documents = [_document(kind.table, rows) for kind, rows in found]
             together = _together(tuple((kind, tuple(rows[0])) for kind, rows in found))
-            self._link.write(together, {name: value for each in documents for name, value in each.items()})
+            self._link.post(together, {name: value for each in documents for name, value in each.items()})
 
 
 def insert_all(link: Link, table: Table, rows: Sequence[Values], duplicate: Duplicate) -> int:
@@ -97,14 +98,28 @@ def insert_all(link: Link, table: Table, rows: Sequence[Values], duplicate: Dupl
     return link.write(statement, rows if link.dialect == "sqlite" else _document(table, rows))
 
 
-def update_all(link: Link, table: Table, rows: Sequence[Values]) -> int:
-    """Write these columns of the rows with that ``id`` whose version is the one before; how many were written."""
+def insert_skipping(link: Link, found: Sequence[tuple[Table, Sequence[Values]]]) -> list[int]:
+    """Insert rows of several tables, skipping those that are there already; how many were written to each.
+
+    On Postgres one statement; a row may refer to one of another table of the same call.
+    """
+    if link.dialect == "sqlite" or not all(rows for _, rows in found):
+        return [insert_all(link, table, rows, Duplicate.SKIPPED) for table, rows in found]
+    documents = [_document(table, rows) for table, rows in found]
+    counted = _counted(tuple((Kind(table, Duplicate.SKIPPED), tuple(rows[0])) for table, rows in found))
+    values = {name: value for each in documents for name, value in each.items()}
+    return list(link.rows(counted, values)[0])
+
+
+def update_all(link: Link, table: Table, rows: Sequence[Values]) -> None:
+    """Write these columns of the rows with that ``id`` whose version is the one before."""
     if not rows:
-        return 0
+        return
     if link.dialect == "sqlite":
         guarded = update(table).where(table.c.id == bindparam("row_id"), table.c.version == bindparam("expected"))
-        return link.write(guarded, [_guarded(row) for row in rows])
-    return link.write(_update(table, tuple(rows[0])), _document(table, rows))
+        link.post(guarded, [_guarded(row) for row in rows])
+        return
+    link.post(_update(table, tuple(rows[0])), {**_document(table, rows), "ids": [row["id"] for row in rows]})
 
 
 def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[bool]:
@@ -124,6 +139,12 @@ def _guarded(row: Values) -> Values:
 def _together(kinds: tuple[tuple[Kind, tuple[str, ...]], ...]) -> Executable:
     *others, last = (_insertion("postgresql", kind, names) for kind, names in kinds)
     return last.add_cte(*(each.cte(f"appended_{number}") for number, each in enumerate(others)))  # type: ignore[no-any-return]
+
+
+@cache
+def _counted(kinds: tuple[tuple[Kind, tuple[str, ...]], ...]) -> Executable:
+    written = [_insertion("postgresql", kind, names).returning(true()).cte() for kind, names in kinds]
+    return select(*(select(func.count()).select_from(each).scalar_subquery() for each in written))
 
 
 @cache
@@ -148,17 +169,19 @@ def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
 
 @cache
 def _update(table: Table, names: tuple[str, ...]) -> Executable:
+    """Nobody knows how long a document is. The ids, said again as an array, keep Postgres from reading the whole table for it."""
     rows = _rows(table, names)
     changed = dict(zip(names, _values(table, rows, names), strict=True))
     del changed["id"]
-    return update(table).where(table.c.id == rows.c.id, table.c.version == rows.c.version - 1).values(changed)
+    named = among("postgresql", table.c.id, "ids")
+    return update(table).where(named, table.c.id == rows.c.id, table.c.version == rows.c.version - 1).values(changed)
 
 
 def _rows(table: Table, names: tuple[str, ...]) -> Any:
     """The document as a table of these columns, in its order; what is JSON in a column is text in the document."""
     kinds = {name: Text() if isinstance(table.c[name].type, JSON) else table.c[name].type for name in names}
     columns = (column(name, kind) for name, kind in kinds.items())
-    document = func.json_to_recordset(bindparam(f"{table.name}_rows", type_=JSON))
+    document = func.json_to_recordset(cast(bindparam(f"{table.name}_rows", type_=Text), JSON))
     return document.table_valued(*columns).render_derived(with_types=True)
 
 
@@ -167,8 +190,10 @@ def _values(table: Table, rows: Any, names: tuple[str, ...]) -> list[Any]:
 
 
 def _document(table: Table, rows: Sequence[Values]) -> Values:
+    """The parameter that holds the rows. What a row's object has not is NULL."""
     encoders = _encoders(table)
-    return {f"{table.name}_rows": [{name: encoders[name](value) for name, value in row.items()} for row in rows]}
+    objects = [{name: encoders[name](value) for name, value in row.items() if value is not None} for row in rows]
+    return {f"{table.name}_rows": of_texts(objects)}
 
 
 @cache

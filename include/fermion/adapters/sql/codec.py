@@ -5,8 +5,7 @@ No row is trusted to be complete JSON of today: a key that an older program did 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
@@ -19,17 +18,6 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import Decision, Event, LedgerEntry, MetricPoint, StageSpan, SyncRecord
 
 Values = dict[str, Any]
-
-
-def to_json(value: object) -> str:
-    """Compact JSON. NaN and infinity are refused: Postgres has no JSON for them."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_plain)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} is not a JSON-ready value: {value!r}")
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -50,27 +38,47 @@ def job_values(job: Job) -> Values:
     }
 
 
-def job_changes(job: Job) -> Values:
-    """The part of the row that a job in line or running changes, and its id."""
-    return {
-        "id": job.id,
-        "version": job.version,
-        "phase": str(job.phase),
-        "attempt": job.attempt,
-        "progress": to_payload(job.progress),
+def job_changes(job: Job, fields: Collection[str] | None = None) -> Values:
+    """The part of the row that a job in line or running changes, and its id; of these fields only if given."""
+    found: Values = {"id": job.id, "version": job.version}
+    for field in _CHANGING if fields is None else fields:
+        found |= _CHANGING[field](job)
+    return found
+
+
+def changed_fields(before: Job, after: Job) -> set[str]:
+    """Names of the fields that ``job_changes`` knows and that are not the same; ``version`` is always written."""
+    return {field for field in _CHANGING if getattr(before, field) != getattr(after, field)}
+
+
+def _same(field: str) -> Callable[[Job], Values]:
+    return lambda job: {field: getattr(job, field)}
+
+
+_CHANGING: dict[str, Callable[[Job], Values]] = {
+    "phase": lambda job: {"phase": str(job.phase)},
+    "progress": lambda job: {"progress": to_payload(job.progress)},
+    "explanation": lambda job: {
         "reason": str(job.explanation.reason),
         "message": job.explanation.message,
         "numbers": dict(job.explanation.numbers),
-        "excluded_nodes": list(job.excluded_nodes),
-        "changed_at": job.changed_at,
-        "queued_at": job.queued_at,
-        "started_at": job.started_at,
-        "ended_at": job.ended_at,
-        "stop_requested_at": job.stop_requested_at,
-        "stop_requested_by": job.stop_requested_by,
-        "preempted_for": job.preempted_for,
-        "model_version": job.model_version,
-    }
+    },
+    "excluded_nodes": lambda job: {"excluded_nodes": list(job.excluded_nodes)},
+    **{
+        field: _same(field)
+        for field in (
+            "attempt",
+            "changed_at",
+            "queued_at",
+            "started_at",
+            "ended_at",
+            "stop_requested_at",
+            "stop_requested_by",
+            "preempted_for",
+            "model_version",
+        )
+    },
+}
 
 
 def job_of(row: Any) -> Job:
@@ -189,6 +197,9 @@ def entry_of(row: Any) -> LedgerEntry:
 
 # --- catalog --------------------------------------------------------------------------------------------------------
 
+_MEMORY = "fermion.dev/memory-mib"
+"""The label that keeps a node's memory, beside those that the node has."""
+
 
 def node_values(node: Node, cluster: str) -> Values:
     """The row of a node."""
@@ -198,7 +209,7 @@ def node_values(node: Node, cluster: str) -> Values:
         "observed_at": node.observed_at,
         "ready": node.ready,
         "schedulable": node.schedulable,
-        "labels": dict(node.labels),
+        "labels": {**node.labels, **({} if node.memory_mib is None else {_MEMORY: str(node.memory_mib)})},
         "devices": to_payload(node.devices),
         "detail": node.detail,
     }
@@ -206,6 +217,7 @@ def node_values(node: Node, cluster: str) -> Values:
 
 def node_of(row: Any) -> Node:
     """The node of a row."""
+    memory = row.labels.get(_MEMORY)
     return Node(
         name=row.name,
         cluster=row.cluster,
@@ -213,7 +225,8 @@ def node_of(row: Any) -> Node:
         observed_at=row.observed_at,
         ready=row.ready,
         schedulable=row.schedulable,
-        labels=row.labels,
+        memory_mib=None if memory is None else int(memory),
+        labels={name: value for name, value in row.labels.items() if name != _MEMORY},
         detail=row.detail,
     )
 
@@ -288,12 +301,21 @@ def event_values(event: Event) -> Values:
         "at": event.at,
         "message": event.message,
         "data": dict(event.data),
+        "pool": event.pool,
     }
 
 
 def event_of(row: Any) -> Event:
     """The event of a row."""
-    return Event(actor=row.actor, verb=row.verb, target=row.target, at=row.at, message=row.message, data=row.data)
+    return Event(
+        actor=row.actor,
+        verb=row.verb,
+        target=row.target,
+        at=row.at,
+        message=row.message,
+        data=row.data,
+        pool=row.pool,
+    )
 
 
 def point_values(point: MetricPoint) -> Values:

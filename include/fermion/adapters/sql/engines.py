@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
-from fermion.adapters.sql.codec import to_json
+from fermion.adapters.sql.json_text import from_json, to_json
 from fermion.errors import SettingsInvalid
 
 PATIENCE_S = 10
@@ -53,6 +53,7 @@ def _open_sqlite(url: URL, *, read_only: bool) -> Engine:
     engine = create_engine(
         url,
         json_serializer=to_json,
+        json_deserializer=from_json,
         pool_size=8,
         max_overflow=56,
         pool_timeout=PATIENCE_S,
@@ -80,6 +81,7 @@ def _open_postgres(url: URL) -> Engine:
     engine = create_engine(
         url,
         json_serializer=to_json,
+        json_deserializer=from_json,
         pool_size=5,
         max_overflow=20,
         pool_timeout=PATIENCE_S,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, select, text, tuple_, update
 
 from fermion.adapters.sql.bulk import among, update_all
-from fermion.adapters.sql.codec import job_changes, job_of, job_values
+from fermion.adapters.sql.codec import changed_fields, job_changes, job_of, job_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import jobs
@@ -57,6 +57,7 @@ class SqlJobs:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._locked: dict[str, int] = {}
+        self._read: dict[str, Job] = {}
 
     def new_id(self, day: date) -> str:
         """Counted within the transaction: a rollback takes the number back, so that no number is left out."""
@@ -100,21 +101,28 @@ class SqlJobs:
             message = f"run {job.run} carries another job that has not ended; {job.id} cannot have it"
             raise Conflict(message, what="job") from error
         self._locked.pop(job.id, None)
+        self._read.pop(job.id, None)
         return saved if written else None
 
     def save_all(self, changed: Sequence[Job]) -> Mapping[str, Job]:
-        """One statement for all whose rows this transaction has locked by reading them; others are locked first."""
+        """One statement, of the columns that changed, for all whose rows this transaction has locked by reading them; others
+        are locked first."""
         unlocked = [job.id for job in changed if job.id not in self._locked]
-        if unlocked:
-            self._locked |= {
-                row.id: row.version for row in self._link.rows(_versions(self._link.dialect), {"ids": unlocked})
-            }
+        self._lock(unlocked)
         saved = {
             job.id: replace(job, version=job.version + 1) for job in changed if self._locked.get(job.id) == job.version
         }
-        update_all(self._link, jobs, [job_changes(job) for job in saved.values()])
+        fields = self._changed(saved)
+        update_all(self._link, jobs, [job_changes(job, fields) for job in saved.values()])
         self._locked |= {job.id: job.version for job in saved.values()}
+        self._read |= saved
         return saved
+
+    def _changed(self, saved: Mapping[str, Job]) -> list[str] | None:
+        """The fields in which one of them differs from what was read, in order; None when one was not read."""
+        if not saved.keys() <= self._read.keys():
+            return None
+        return sorted(set[str]().union(*(changed_fields(self._read[job_id], job) for job_id, job in saved.items())))
 
     def get_all(
         self, ids: Collection[str], *, pools: Collection[str] | None = None, phases: Collection[Phase] | None = None
@@ -127,7 +135,24 @@ class SqlJobs:
         query = _by_ids(self._link.dialect, tuple(wanted))
         found = [job_of(row) for row in self._link.rows(query, {"ids": sorted(ids), **wanted})]
         self._locked |= {job.id: job.version for job in found}
+        self._read |= {job.id: job for job in found}
         return found
+
+    def hold(self, jobs: Collection[Job]) -> Sequence[Job]:
+        """One statement, which reads nothing of them but their versions; the rows are locked."""
+        stored = self._lock([job.id for job in jobs])
+        same = sorted((job for job in jobs if stored.get(job.id) == job.version), key=lambda job: job.id)
+        self._read |= {job.id: job for job in same}
+        return same
+
+    def _lock(self, ids: Sequence[str]) -> dict[str, int]:
+        """Lock the rows; their versions."""
+        if not ids:
+            return {}
+        found = self._link.rows(_versions(self._link.dialect), {"ids": list(ids)})
+        stored = {row.id: row.version for row in found}
+        self._locked |= stored
+        return stored
 
     def pools(self, phases: Collection[Phase]) -> frozenset[str]:
         """One statement for each phase."""

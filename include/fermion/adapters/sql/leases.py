@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import bindparam, delete, or_, select, update
 
 from fermion.adapters.ledger import entry_of_end, entry_of_grant
-from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all, insert_skipping
 from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
@@ -64,18 +64,18 @@ class SqlLeases:
         return range(last - count + 1, last + 1)
 
     def add_all(self, leases_: Sequence[Lease]) -> None:
-        """Two statements for all; only when one of them is refused are they looked at one by one, to say which."""
+        """Written together; only when one of them is refused are they looked at one by one, to say which."""
         if len(leases_) == 1:
             self.add(leases_[0])
         if len(leases_) < 2:
             return
         for lease in leases_:
             _refuse_ended(lease)
-        written = insert_all(self._link, leases, [lease_values(lease) for lease in leases_], Duplicate.SKIPPED)
         devices = sorted(
             (row for lease in leases_ for row in device_values(lease)), key=lambda row: (row["node"], row["device"])
         )
-        held = insert_all(self._link, lease_devices, devices, Duplicate.SKIPPED)
+        values = [lease_values(lease) for lease in leases_]
+        written, held = insert_skipping(self._link, [(leases, values), (lease_devices, devices)])
         if written == len(leases_) and held == len(devices):
             for lease in leases_:
                 self._enter(entry_of_grant(lease))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Table, text
+from sqlalchemy import Connection, CursorResult, Executable, Table, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from fermion.adapters.sql.codec import Values
-from fermion.errors import Conflict, FermionError, OutsideBroken, OutsideUnavailable
+from fermion.errors import Conflict, FermionError, NotFound, OutsideBroken, OutsideUnavailable
 
 _SQLITE_BROKEN = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -27,37 +27,63 @@ class Link:
 
     def __init__(self, connection: Connection, *, read_only: bool) -> None:
         self._connection = connection
+        self._posted: AbstractContextManager[Any] | None = None
         self.read_only = read_only
         self.dialect = connection.dialect.name
 
     def rows(self, statement: Executable, values: Values | None = None) -> Sequence[Any]:
         """All rows."""
         with translated():
-            return self._connection.execute(statement, values).fetchall()
+            return self._answer_to(statement, values).fetchall()
 
     def row(self, statement: Executable, values: Values | None = None) -> Any | None:
         """The first row, or None."""
         with translated():
-            return self._connection.execute(statement, values).first()
+            return self._answer_to(statement, values).first()
 
     def scalar(self, statement: Executable, values: Values | None = None) -> Any:
         """The first value of the first row, or None."""
         with translated():
-            return self._connection.execute(statement, values).scalar()
+            return self._answer_to(statement, values).scalar()
 
     def write(self, statement: Executable, values: Values | Sequence[Values] | None = None) -> int:
         """How many rows were written; with a list of values the statement runs once for each, in one call."""
         with translated():
-            return self._connection.execute(statement, values, execution_options={"preserve_rowcount": True}).rowcount
+            return self._answer_to(statement, values, preserve_rowcount=True).rowcount
+
+    def _answer_to(
+        self, statement: Executable, values: Values | Sequence[Values] | None, **options: bool
+    ) -> CursorResult[Any]:
+        self.settle()
+        return self._connection.execute(statement, values, execution_options=options)
+
+    def post(self, statement: Executable, values: Values | Sequence[Values] | None = None) -> None:
+        """A write of which nobody counts the rows. Postgres is not waited for: what it refuses, the next statement or the
+        commit tells, so that it works while this program goes on."""
+        if self.dialect == "sqlite":
+            self.write(statement, values)
+            return
+        if self._posted is None:
+            driver: Any = self._connection.connection.driver_connection
+            self._posted = driver.pipeline()
+            self._posted.__enter__()
+        with translated():
+            self._connection.execute(statement, values)
+
+    def settle(self) -> None:
+        """Wait for what was posted."""
+        posted, self._posted = self._posted, None
+        if posted is None:
+            return
+        try:
+            posted.__exit__(None, None, None)
+        except self._connection.dialect.loaded_dbapi.Error as error:  # told when the pipeline is left, past SQLAlchemy
+            raise translate(DBAPIError(None, None, error)) from error
 
     def lock(self, key: int) -> None:
         """Wait for a Postgres lock, which is kept until the end; sent together with the BEGIN when it is the first statement."""
-        driver: Any = self._connection.connection.driver_connection
-        try:
-            with translated(), driver.pipeline():
-                self._connection.execute(_LOCK, {"key": key})
-        except self._connection.dialect.loaded_dbapi.Error as error:  # told when the pipeline is left, past SQLAlchemy
-            raise translate(DBAPIError(None, None, error)) from error
+        self.post(_LOCK, {"key": key})
+        self.settle()
 
     def insert(self, table: Table) -> Any:
         """An INSERT of this database's own kind, which knows ON CONFLICT."""
@@ -90,7 +116,8 @@ def translated() -> Iterator[None]:
 
 
 def translate(error: SQLAlchemyError) -> FermionError:
-    """Ours: OutsideUnavailable where the same call may succeed later, Conflict for a duplicate, else OutsideBroken.
+    """Ours: OutsideUnavailable where the same call may succeed later, Conflict for a duplicate, NotFound for a row that
+    belongs to none, else OutsideBroken.
 
     Statements and values are not quoted.
     """
@@ -102,6 +129,8 @@ def translate(error: SQLAlchemyError) -> FermionError:
     sentence = first_line(origin)
     if _is_duplicate(origin):
         return Conflict(f"another row has this already: {sentence}", what="store")
+    if _is_orphan(origin):
+        return NotFound(f"what this row belongs to does not exist: {sentence}", what="store")
     if error.connection_invalidated or _is_passing(origin):
         return OutsideUnavailable(f"the database does not answer: {sentence}", what="store")
     if "no such table" in sentence or getattr(origin, "sqlstate", None) == "42P01":
@@ -124,6 +153,11 @@ def _is_passing(origin: BaseException | None) -> bool:
 def _is_duplicate(origin: BaseException | None) -> bool:
     codes = {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY}
     return getattr(origin, "sqlite_errorcode", None) in codes or getattr(origin, "sqlstate", None) == "23505"
+
+
+def _is_orphan(origin: BaseException | None) -> bool:
+    is_sqlite = getattr(origin, "sqlite_errorcode", None) == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY
+    return is_sqlite or getattr(origin, "sqlstate", None) == "23503"
 
 
 def first_line(origin: BaseException | None) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 
-from sqlalchemy import Column, Table, bindparam, delete, func, select
+from sqlalchemy import Column, Executable, Table, Text, and_, bindparam, delete, func, literal, null, or_, select
 
-from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, among, insert_all
 from fermion.adapters.sql.codec import (
     decision_of,
     decision_values,
@@ -35,7 +36,7 @@ _MEMORY = Kind(memories, Duplicate.REPLACES)
 _DECISIONS = select(decisions).order_by(decisions.c.decided_at.desc(), decisions.c.seq.desc())
 _EVENTS = select(events).where(events.c.seq > bindparam("after")).order_by(events.c.seq)
 _NEWEST_EVENT = select(func.coalesce(func.max(events.c.seq), 0))
-_TOUCHED = select(events.c.seq, events.c.target).where(events.c.seq > bindparam("after"))
+_NO_END = (1 << 63) - 1
 _POINTS = (
     select(metric_points)
     .where(metric_points.c.job_id == bindparam("job"))
@@ -43,6 +44,18 @@ _POINTS = (
 )
 _SPANS = select(spans).where(spans.c.job_id == bindparam("job")).order_by(spans.c.started_at, spans.c.attempt)
 _MEMORY_OF = select(memories.c.payload).where(memories.c.key == bindparam("memory"))
+
+
+@cache
+def _touched(dialect: str) -> Executable:
+    """The newest number, and after it the targets. A range of two ends goes by the index; of one end only, Postgres takes it
+    for a third of the table and reads it all."""
+    is_newer = and_(events.c.seq > bindparam("after"), events.c.seq <= bindparam("end"))
+    is_wanted = or_(events.c.pool.is_(None), among(dialect, events.c.pool, "pools"))
+    newest = select(func.max(events.c.seq), literal(None, Text))
+    return newest.union_all(select(null(), events.c.target).where(is_newer, is_wanted))
+
+
 _AGES: dict[str, tuple[Table, Column[datetime]]] = {
     "decisions": (decisions, decisions.c.decided_at),
     "events": (events, events.c.at),
@@ -81,13 +94,15 @@ class SqlRecords:
         query = _EVENTS.limit(limit) if target is None else _EVENTS.where(events.c.target == target).limit(limit)
         return [(row.seq, event_of(row)) for row in self._link.rows(query, {"after": after})]
 
-    def touched(self, after: int | None) -> tuple[int, frozenset[str]]:
-        """Two columns of an index's range."""
+    def touched(self, after: int | None, *, pools: Collection[str]) -> tuple[int, frozenset[str]]:
+        """One statement, so that number and targets are of one moment."""
         self._appended.flush()
         if after is None:
             return int(self._link.scalar(_NEWEST_EVENT)), frozenset()
-        rows = self._link.rows(_TOUCHED, {"after": after})
-        return max((row[0] for row in rows), default=after), frozenset(row[1] for row in rows)
+        values = {"after": after, "end": _NO_END, "pools": sorted(pools)}
+        rows = self._link.rows(_touched(self._link.dialect), values)
+        newest = next((row[0] for row in rows if row[0] is not None), after)
+        return max(newest, after), frozenset(row[1] for row in rows if row[1] is not None)
 
     def add_points(self, points: Sequence[MetricPoint]) -> int:
         """One statement for all."""

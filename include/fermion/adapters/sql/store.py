@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,12 @@ from fermion.adapters.sql.leases import SqlLeases
 from fermion.adapters.sql.link import Link, translated
 from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.records import SqlRecords
+from fermion.adapters.sql.replica_rows import SqlReplicaRows
+from fermion.adapters.sql.rollouts import SqlRollouts
+from fermion.adapters.sql.services import SqlServices
 from fermion.adapters.sql.tables import REVISION, VERSION_TABLE
-from fermion.errors import OutsideBroken, OutsideUnavailable
+from fermion.adapters.sql.traffic import SqlTraffic
+from fermion.errors import FermionError, OutsideBroken, OutsideUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +45,10 @@ class SqlTransaction:
         self.leases = SqlLeases(link, self.appended)
         self.catalog = SqlCatalog(link)
         self.records = SqlRecords(link, self.appended)
+        self.services = SqlServices(link)
+        self.replicas = SqlReplicaRows(link)
+        self.rollouts = SqlRollouts(link)
+        self.traffic = SqlTraffic(link)
 
 
 class SqlStore:
@@ -91,7 +99,14 @@ class SqlStore:
         """A transaction for statements of this package's own."""
         turn = nullcontext() if read_only else self._turn()
         with turn, self._connected(read_only=read_only) as connection:
-            yield Link(connection, read_only=read_only)
+            link = Link(connection, read_only=read_only)
+            try:
+                yield link
+            except BaseException:
+                with suppress(FermionError):  # the first error is the one to tell
+                    link.settle()
+                raise
+            link.settle()
 
     @contextmanager
     def _connected(self, *, read_only: bool) -> Iterator[Connection]:

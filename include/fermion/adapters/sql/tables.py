@@ -30,7 +30,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from fermion.adapters.wording import clean
 
-REVISION = "0001"
+REVISION = "0003"
 """The migration that makes exactly these tables."""
 
 VERSION_TABLE = "fermion_schema"
@@ -285,6 +285,7 @@ events = Table(
     Column("at", UtcTime, nullable=False),
     Column("message", Words, nullable=False),
     Column("data", _JSON, nullable=False),
+    Column("pool", Text),
     Index("ix_events_target", "target", "seq"),
     Index("ix_events_at", "at"),
     # Without it SQLite gives the number of a deleted newest row again, and a reader that goes on after it misses a row.
@@ -335,6 +336,127 @@ memories = Table(
     Column("key", Text, primary_key=True),
     Column("payload", _JSON, nullable=False),
     Column("kept_at", UtcTime, nullable=False),
+)
+
+OPEN_REVISION = text("phase NOT IN ('failed', 'retired')")
+OPEN_ROLLOUT = text("phase NOT IN ('aborted', 'promoted', 'rolled_back')")
+"""Queries say it in the very words of the index, or they could not use it."""
+
+services = Table(
+    "services",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    Column("name", Words, nullable=False),
+    Column("prefix", Words, nullable=False),
+    Column("port", Integer),
+    Column("pool", Text, nullable=False),
+    Column("owner", Words, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("closed_at", UtcTime),
+    Column("payload", _JSON, nullable=False),
+    # The database itself refuses two open services of one name or on one route.
+    *(
+        Index(
+            f"ux_services_open_{name}",
+            name,
+            unique=True,
+            sqlite_where=text("closed_at IS NULL"),
+            postgresql_where=text("closed_at IS NULL"),
+        )
+        for name in ("name", "prefix", "port")
+    ),
+    Index("ix_services_created_at", "created_at", "seq"),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("service_id", Text, ForeignKey("services.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("dag_id", Text),
+    Column("run_id", Text),
+    Column("payload", _JSON, nullable=False),
+    UniqueConstraint("service_id", "number"),
+    UniqueConstraint("dag_id", "run_id"),
+    Index("ix_revisions_open", "seq", sqlite_where=OPEN_REVISION, postgresql_where=OPEN_REVISION),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("service_id", Text, ForeignKey("services.id"), nullable=False),
+    Column("revision_id", Text, ForeignKey("revisions.id"), nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("queued_at", UtcTime, nullable=False),
+    Column("payload", _JSON, nullable=False),
+    Index("ix_replicas_service", "service_id", "phase"),
+    Index("ix_replicas_phase_pool", "phase", "pool"),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("service_id", Text, ForeignKey("services.id"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("payload", _JSON, nullable=False),
+    Index(
+        "ux_rollouts_open",
+        "service_id",
+        unique=True,
+        sqlite_where=OPEN_ROLLOUT,
+        postgresql_where=OPEN_ROLLOUT,
+    ),
+    Index("ix_rollouts_open", "seq", sqlite_where=OPEN_ROLLOUT, postgresql_where=OPEN_ROLLOUT),
+    Index("ix_rollouts_service", "service_id", "created_at", "seq"),
+)
+
+wishes = Table(
+    "wishes",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("rollout_id", Text, ForeignKey("rollouts.id"), nullable=False),
+    Column("payload", _JSON, nullable=False),
+    Index("ix_wishes_rollout", "rollout_id", "seq"),
+)
+
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("seq", _BIG, primary_key=True, autoincrement=True),
+    Column("rollout_id", Text, ForeignKey("rollouts.id"), nullable=False),
+    Column("payload", _JSON, nullable=False),
+    Index("ix_approvals_rollout", "rollout_id", "seq"),
+)
+
+looks = Table(
+    "looks",
+    metadata,
+    Column("rollout_id", Text, ForeignKey("rollouts.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("payload", _JSON, nullable=False),
+)
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("backend", Text, primary_key=True),
+    Column("at", UtcTime, primary_key=True),
+    Column("payload", _JSON, nullable=False),
+    Index("ix_traffic_at", "at"),
 )
 
 counters = Table(

@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from fermion.adapters.sql import open_store
 from fermion.adapters.sql.engines import parse_url
 from fermion.adapters.sql.link import translate
-from fermion.errors import Conflict, FermionError, OutsideBroken, OutsideUnavailable, SettingsInvalid
+from fermion.errors import Conflict, FermionError, NotFound, OutsideBroken, OutsideUnavailable, SettingsInvalid
 
 
 def sqlite_error(name: str, kind: type[sqlite3.Error] = sqlite3.OperationalError) -> sqlite3.Error:
@@ -55,6 +55,12 @@ def postgres_error(state: str) -> psycopg.Error:
         pytest.param(postgres_error("42601"), OutsideBroken, id="syntax"),
         pytest.param(postgres_error("23505"), Conflict, id="a duplicate"),
         pytest.param(sqlite_error("SQLITE_CONSTRAINT_UNIQUE", sqlite3.IntegrityError), Conflict, id="a duplicate row"),
+        pytest.param(postgres_error("23503"), NotFound, id="a row that belongs to none"),
+        pytest.param(
+            sqlite_error("SQLITE_CONSTRAINT_FOREIGNKEY", sqlite3.IntegrityError),
+            NotFound,
+            id="a row that belongs to none, in SQLite",
+        ),
         pytest.param(postgres_error("23502"), OutsideBroken, id="a missing value"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,26 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, text
 
+from builders import make_job, make_lease, make_service
 from fermion.adapters.sql import migrate, open_store
 from fermion.adapters.sql.migrating import SCRIPTS
 from fermion.adapters.sql.tables import REVISION, VERSION_TABLE, metadata
+from fermion.domain.rollout.rollouts import FINAL
+from fermion.domain.serving.services import REVISION_FINAL
 from fermion.errors import OutsideBroken, OutsideUnavailable
 from postgres import PostgresServer
 
 LIMIT_S = 60
+
+
+def scripts() -> list[str]:
+    """The revisions that there are scripts for, the first one first."""
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+REVISIONS = scripts()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -68,22 +82,52 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(migrated: Engine) ->
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_partial_unique_index_on_held_devices_is_really_there(migrated: Engine) -> None:
-    """Alembic does not compare what an index is limited to, and this one is what refuses a double grant."""
+@pytest.mark.parametrize(
+    ("index", "is_unique", "condition"),
+    [
+        pytest.param("ux_lease_devices_live", True, ["live"], id="a device is held once"),
+        pytest.param("ux_services_open_name", True, ["closed_at IS NULL"], id="open services' names"),
+        pytest.param("ux_services_open_prefix", True, ["closed_at IS NULL"], id="open services' prefixes"),
+        pytest.param("ux_services_open_port", True, ["closed_at IS NULL"], id="open services' ports"),
+        pytest.param("ix_revisions_open", False, sorted(REVISION_FINAL), id="open revisions"),
+        pytest.param("ix_rollouts_open", False, sorted(FINAL), id="open rollouts"),
+        pytest.param("ux_rollouts_open", True, sorted(FINAL), id="a service has one open rollout"),
+    ],
+)
+def test_the_partial_indexes_are_limited_to_what_they_should(
+    migrated: Engine, index: str, is_unique: bool, condition: list[str]
+) -> None:
+    """Alembic does not compare what an index is limited to, and these are what refuses a double grant or route."""
     catalog = {
-        "sqlite": "SELECT sql FROM sqlite_master WHERE name = 'ux_lease_devices_live'",
-        "postgresql": "SELECT indexdef FROM pg_indexes WHERE indexname = 'ux_lease_devices_live'",
+        "sqlite": "SELECT sql FROM sqlite_master WHERE name = :index",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE indexname = :index",
     }
     with migrated.connect() as connection:
-        definition = str(connection.scalar(text(catalog[migrated.dialect.name])))
-    assert "UNIQUE" in definition
-    assert definition.rstrip().endswith("WHERE live")
+        definition = str(connection.scalar(text(catalog[migrated.dialect.name]), {"index": index}))
+    assert ("UNIQUE" in definition) is is_unique
+    limit = definition.partition("WHERE ")[2]
+    assert (re.findall(r"'(\w+)'", limit) or [limit.strip("() ")]) == condition
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_an_upgrade_keeps_the_rows(empty_url: str, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    with monkeypatch.context() as former:
+        former.setattr("fermion.adapters.sql.migrating.REVISION", revision)
+        assert migrate(empty_url) == revision
+    store = open_store(empty_url)
+    with store.begin() as tx:
+        tx.jobs.add(make_job())
+        tx.leases.add(make_lease(gpus=2))
+    assert migrate(empty_url) == REVISION
+    with store.begin() as tx:
+        assert tx.jobs.find() == [make_job()]
+        assert tx.leases.live() == [make_lease(gpus=2)]
+        assert tx.services.add(make_service())
+    store.close()
 
 
 def test_the_newest_script_is_the_revision_that_the_code_names() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(SCRIPTS))
-    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+    assert REVISIONS[-1] == REVISION
 
 
 def test_several_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
