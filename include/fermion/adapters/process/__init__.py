@@ -1,4 +1,4 @@
-"""The process driver: trainings as detached child processes of this machine. It isolates nothing.
+"""The process driver: trainings and model servers as detached child processes of this machine. It isolates nothing.
 
 Made for a laptop, CI and the first five minutes; ``build`` refuses production.
 """
@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 from fermion.adapters.process.environments import About, ProcessImages
+from fermion.adapters.process.layout import Layout
 from fermion.adapters.process.nodes import ProcessNodes
+from fermion.adapters.process.replicas import ProcessReplicas
 from fermion.adapters.process.space import ProcessSpace
 from fermion.adapters.process.workloads import ProcessWorkloads
 from fermion.errors import DriverCannot
-from fermion.ports import Clock, Code, Datasets
+from fermion.ports import Clock, Code, Datasets, ModelCache, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class ProcessDriver:
     code: Code
     workloads: ProcessWorkloads
     space: ProcessSpace
+    replicas: ProcessReplicas
+    models: ModelCache
+    router: Router
     kind: str = "process"
 
 
@@ -38,6 +43,8 @@ def build(
     clock: Clock,
     datasets: Datasets,
     code: Code,
+    models: ModelCache,
+    router: Router,
     locks: Mapping[str, Path],
     about: Mapping[str, About] | None = None,
     declared_slots: int = 0,
@@ -65,4 +72,7 @@ def build(
         code=code,
         workloads=ProcessWorkloads(root, clock, device_use=nodes.device_use),
         space=ProcessSpace(root),
+        replicas=ProcessReplicas(Layout(root).serving, clock, device_use=nodes.device_use),
+        models=models,
+        router=router,
     )

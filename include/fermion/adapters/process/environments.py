@@ -162,13 +162,21 @@ class ProcessImages:
             raise NotFound(f"no image {image_id!r} is configured; there are: {names}", what=image_id)
         lock = self._locks[image_id]
         try:
-            return lock.read_bytes()
+            content = lock.read_bytes()
         except OSError as error:
             raise OutsideBroken(
                 f"the lock of image {image_id!r} cannot be read ({error.strerror}: {lock}); make it with 'uv pip compile' "
                 "or take the image out of the configuration",
                 what=image_id,
             ) from error
+        loose = _unhashed(content)
+        if loose:
+            raise OutsideBroken(
+                f"the lock of image {image_id!r} ({lock}) has no hash for {', '.join(loose[:5])}, so its digest would not say"
+                " what is installed; make it with 'uv pip compile --generate-hashes'",
+                what=image_id,
+            )
+        return content
 
     def _folder(self, digest: str) -> Path:
         return self._layout.environments / digest.removeprefix("sha256:")  # a colon would split PATH
@@ -182,8 +190,9 @@ class ProcessImages:
         return True
 
     def _in_use(self) -> set[str]:
-        """Environments that a workload names, whatever its state: derived, so no mark can be left behind."""
-        orders = (self._layout.workloads / name / runner.ORDER for name in visible(self._layout.workloads))
+        """Environments that a workload or a replica names, whatever its state: derived, so no mark can be left behind."""
+        places = (self._layout.workloads, Layout(self._layout.serving).replicas)
+        orders = (place / name / runner.ORDER for place in places for name in visible(place))
         return {str((runner.read_json(str(order)) or {}).get("image")) for order in orders}
 
     @contextmanager
@@ -215,9 +224,7 @@ class ProcessImages:
             self._uv(image_id, deadline, "venv", "--relocatable", "--python", sys.executable, str(draft))
             # Beside the original, so that its relative paths (wheels, find-links) keep their meaning.
             arguments = ["--allow-empty-requirements", "--compile-bytecode", "--python", str(draft / "bin" / "python")]
-            if b"--hash=" in content:
-                arguments.append("--require-hashes")
-            self._uv(image_id, deadline, "pip", "sync", *arguments, str(self._locks[image_id]))
+            self._uv(image_id, deadline, "pip", "sync", "--require-hashes", *arguments, str(self._locks[image_id]))
             if digest_of(self._lock_bytes(image_id)) != digest_of(content):
                 raise OutsideBroken(
                     f"the lock of image {image_id!r} changed while it was pulled; try again", what=image_id
@@ -252,6 +259,13 @@ class ProcessImages:
             raise OutsideBroken(
                 f"image {image_id!r} cannot be made from {self._locks[image_id]}:\n{said}", what=image_id
             )
+
+
+def _unhashed(lock: bytes) -> list[str]:
+    """Requirements of a lock that no hash fixes. Options (``--find-links …``) and comments are none."""
+    text = lock.decode(errors="replace").replace("\\\n", " ")
+    lines = (line.split(" #")[0].strip() for line in text.splitlines())
+    return [line.split()[0] for line in lines if line and line[0] not in "#-" and "--hash=" not in line]
 
 
 def digest_of(lock: bytes) -> str:

@@ -46,8 +46,18 @@ class Layout:
         return self.root / "workloads"
 
     @property
+    def replicas(self) -> Path:
+        """One folder per replica, in the location root that only replicas use."""
+        return self.root / "replicas"
+
+    @property
+    def serving(self) -> Path:
+        """The location root of this driver's replicas, with an id of its own."""
+        return self.root / "serving"
+
+    @property
     def removed(self) -> Path:
-        """One small file per removed workload: where its log and progress lie."""
+        """One small file per removed workload or replica: where its log and progress lie."""
         return self.root / "removed"
 
     @property

@@ -1,6 +1,6 @@
-"""Reads what a runner kept of a training's output, while it grows and afterwards. Offsets are bytes of the printed stream.
+"""Reads what a runner kept of a process's output, while it grows and afterwards. Offsets are bytes of the printed stream.
 
-They stay valid when the middle was dropped and when head and tail are joined at the end (``runner.LogFile``).
+They stay valid when the middle was dropped and when head and tail are joined at the end (``runner.output``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""This machine as a node: its GPUs by NVML, else the slots that the configuration declares, and how busy the GPUs are.
+"""This machine as a node: its GPUs by NVML, else the slots that the configuration declares, how busy the GPUs are, its memory.
 
 A machine with NVIDIA hardware but no working driver says so in the node's detail. NVML that breaks after the driver was
 found makes the cluster *unavailable*: it never turns measured devices into declared ones.
@@ -56,6 +56,7 @@ class ProcessNodes:
         measure: bool = True,
         name: str | None = None,
         pci: Path = Path("/sys/bus/pci/devices"),
+        proc: Path = Path("/proc"),
     ) -> None:
         self._cluster = cluster
         self._clock = clock
@@ -63,6 +64,7 @@ class ProcessNodes:
         self._measure = measure
         self._name = name or socket.gethostname()
         self._pci = pci
+        self._proc = proc
 
     def list_nodes(self) -> Sequence[Node]:
         """This machine, with its devices now.
@@ -82,6 +84,7 @@ class ProcessNodes:
                 cluster=self._cluster,
                 devices=devices,
                 observed_at=self._clock.now(),
+                memory_mib=usable_memory_mib(self._proc),
                 labels=self._labels(devices),
                 detail=detail,
             )
@@ -138,8 +141,46 @@ def nvidia_cards(pci: Path) -> int:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()
-    except OSError:
+    except (OSError, UnicodeError):
         return ""
+
+
+def usable_memory_mib(proc: Path) -> int | None:
+    """The machine's memory or the limit of a control group that this process is in, whichever is less; None: not known."""
+    total = re.search(r"^MemTotal:\s+([0-9]+) kB$", _read(proc / "meminfo"), re.MULTILINE)
+    known = [*_group_limits(proc), *([int(total[1]) * 1024] if total else [])]
+    return min(known) // _MIB if known else None
+
+
+def _group_limits(proc: Path) -> Iterator[int]:
+    """Bytes that the control groups around this process allow, of version 1 and 2; "no limit" is a huge number or no number."""
+    mounts = _memory_mounts(proc)
+    for line in _read(proc / "self" / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else 0
+        if version in mounts:
+            # In a container the path may be the host's, of which nothing is here: then only the mount itself counts.
+            own = mounts[version] / path.lstrip("/")
+            file = "memory.max" if version == 2 else "memory.limit_in_bytes"
+            for folder in (own, *own.parents):
+                limit = _read(folder / file)
+                if re.fullmatch("[0-9]+", limit):
+                    yield int(limit)
+                if folder == mounts[version]:
+                    break
+
+
+def _memory_mounts(proc: Path) -> dict[int, Path]:
+    """Where the control groups that limit memory are mounted, by their version."""
+    mounts = {}
+    for line in _read(proc / "self" / "mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        kind, *options = right.split(" ")
+        if kind == "cgroup2":
+            mounts[2] = Path(left.split(" ")[4])
+        elif kind == "cgroup" and "memory" in options[-1].split(","):
+            mounts[1] = Path(left.split(" ")[4])
+    return mounts
 
 
 @contextmanager

@@ -94,6 +94,16 @@ def test_a_wheel_that_is_not_the_locked_one_is_refused_readably(tmp_path: Path) 
     assert visible_environments(tmp_path) == []
 
 
+def test_a_lock_without_hashes_takes_its_image_out_of_the_list_and_only_that_one(tmp_path: Path) -> None:
+    loose = make_lock(tmp_path / "loose", hashed=False)
+    images = ProcessImages(tmp_path / "root", {"loose:1": loose, "empty:1": make_empty_lock(tmp_path / "empty.lock")})
+    assert list(digests(images)) == ["empty:1"]
+    assert "no hash for tinything==1.0" in images.unreadable()["loose:1"]
+    with pytest.raises(OutsideBroken, match="--generate-hashes"):
+        images.pull("loose:1", digest_of(loose.read_bytes()))
+    assert visible_environments(tmp_path) == []
+
+
 def test_a_pull_that_is_repeated_answers_the_same_folder_without_work(tmp_path: Path) -> None:
     images = ProcessImages(tmp_path / "root", {"empty:1": make_empty_lock(tmp_path / "empty.lock")})
     digest = digests(images)["empty:1"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fermion.adapters.process.nodes import ProcessNodes, label_value, nvidia_cards
+from fermion.adapters.process.nodes import ProcessNodes, label_value, nvidia_cards, usable_memory_mib
 
 DOUBLE = Path(__file__).parents[3] / "components" / "nvml_double.c"
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -176,3 +176,74 @@ def test_declared_slots_are_never_measured() -> None:
     assert (use.utilisation, use.memory_mib) == (None, None)
     assert use.reason is not None
     assert "declared" in use.reason
+
+
+MIB = 1024 * 1024
+NO_LIMIT = 9223372036854771712
+"""What version 1 says where nothing is limited."""
+
+
+def make_proc(tmp_path: Path, *, total_mib: int | None = 8192, groups: str = "", mounts: str = "") -> Path:
+    """A /proc with so much memory, whose process is in those control groups."""
+    proc = tmp_path / "proc"
+    (proc / "self").mkdir(parents=True)
+    if total_mib is not None:
+        (proc / "meminfo").write_text(f"MemTotal:       {total_mib * 1024} kB\nMemFree:        1 kB\n")
+    (proc / "self" / "cgroup").write_text(groups)
+    (proc / "self" / "mountinfo").write_text(mounts)
+    return proc
+
+
+def limit(folder: Path, file: str, value: object) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(f"{value}\n")
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        pytest.param({"": "max", "a": "max", "a/b": "max"}, 8192, id="nothing is limited"),
+        pytest.param({"a/b": 512 * MIB}, 512, id="its own group"),
+        pytest.param({"a": 512 * MIB, "a/b": "max"}, 512, id="a group around it"),
+        pytest.param({"": 256 * MIB, "a": 512 * MIB}, 256, id="the mount itself, as in a container"),
+        pytest.param({"a/b/c": 16 * MIB, "z": 16 * MIB}, 8192, id="groups that it is not in"),
+        pytest.param({"a/b": 9000 * MIB}, 8192, id="more than the machine has"),
+        pytest.param({}, 8192, id="the group's path is the host's and not here"),
+    ],
+)
+def test_memory_is_what_the_machine_has_or_what_its_control_groups_allow(
+    tmp_path: Path, limits: Mapping[str, object], expected: int
+) -> None:
+    mount = tmp_path / "groups"
+    for path, value in limits.items():
+        limit(mount / path, "memory.max", value)
+    mounts = f"30 24 0:26 / {mount} rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+
+    assert usable_memory_mib(make_proc(tmp_path, groups="0::/a/b\n", mounts=mounts)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [pytest.param(512 * MIB, 512, id="limited"), pytest.param(NO_LIMIT, 8192, id="not limited")]
+)
+def test_memory_by_control_groups_of_the_first_version(tmp_path: Path, value: int, expected: int) -> None:
+    mount = tmp_path / "groups"
+    limit(mount / "memory" / "docker" / "1", "memory.limit_in_bytes", value)
+    mounts = (
+        f"36 35 0:30 / {mount}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        f"37 35 0:31 / {mount}/memory rw - cgroup cgroup rw,memory\n"
+    )
+    groups = "5:cpu,cpuacct:/docker/1\n4:memory:/docker/1\n0::/\n"
+
+    assert usable_memory_mib(make_proc(tmp_path, groups=groups, mounts=mounts)) == expected
+
+
+def test_memory_that_nothing_tells_is_not_known(tmp_path: Path) -> None:
+    assert usable_memory_mib(make_proc(tmp_path, total_mib=None)) is None
+
+
+def test_the_node_has_the_memory_of_this_machine() -> None:
+    (node,) = ProcessNodes("local", FixedClock(), declared_slots=1, measure=False).list_nodes()
+
+    assert node.memory_mib == usable_memory_mib(Path("/proc"))
+    assert node.memory_mib is not None
+    assert 0 < node.memory_mib <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB

@@ -114,6 +114,22 @@ def test_a_new_log_forgets_the_one_before(tmp_path: Path) -> None:
     assert everything(path) == "new\n"
 
 
+@pytest.mark.parametrize("size", [0, 300, 500, 510, 800, 5000])
+def test_a_log_whose_writer_was_killed_is_continued(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "serve.log"
+    data = stream(size + 200)
+    LogFile(str(path), LIMIT).write(data[:size])
+    log = LogFile(str(path), LIMIT, continued=True)
+    assert log.total == size
+    log.write(data[size:])
+    growing = everything(path)
+    log.finish()
+
+    assert everything(path) == growing
+    assert growing.endswith(data[-200:].decode())
+    assert growing.startswith(data[:500].decode())
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
 def test_characters_are_never_split_however_small_the_pieces(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "train.log"

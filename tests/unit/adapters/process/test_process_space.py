@@ -13,7 +13,7 @@ from fermion.adapters.process import build
 from fermion.adapters.process.layout import Layout, sweep
 from fermion.adapters.process.space import ProcessSpace
 from fermion.errors import DriverCannot, NotFound
-from fermion.ports import Code, Datasets, Driver
+from fermion.ports import Code, Datasets, Driver, ModelCache, Router
 
 JOB = "job-20260302-001"
 
@@ -124,6 +124,8 @@ def make_driver(root: Path, *, production: bool) -> Driver:
         clock=SystemClock(),
         datasets=cast(Datasets, nothing),
         code=cast(Code, nothing),
+        models=cast(ModelCache, nothing),
+        router=cast(Router, nothing),
         locks={},
         declared_slots=1,
         production=production,
