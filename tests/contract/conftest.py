@@ -62,6 +62,14 @@ def database(database_url: str) -> Iterator[SqlStore]:
     store.close()
 
 
+@pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[SqlStore]:
+    """A store on Postgres."""
+    store = open_store(postgres_url)
+    yield store
+    store.close()
+
+
 @pytest.fixture(params=["memory", *DATABASES])
 def store(request: pytest.FixtureRequest) -> Iterator[MemoryStore | SqlStore]:
     """Every store that keeps the port."""

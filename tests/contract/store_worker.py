@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from builders import make_job, make_lease
+from builders import make_job, make_lease, make_service
 from fermion.adapters.sql import migrate, open_store
 from fermion.domain.records import Event
 from fermion.errors import Conflict
@@ -30,6 +30,15 @@ def take_ids(store: Store, count: str) -> None:
             job_id = tx.jobs.new_id(date(2026, 3, 2))
             tx.jobs.add(make_job(job_id))
         say(job_id)
+
+
+def take_service_ids(store: Store, count: str) -> None:
+    """The same for services, all of one slug."""
+    for _ in range(int(count)):
+        with store.begin() as tx:
+            service_id = tx.services.new_id("digits")
+            tx.services.add(make_service(service_id, name=service_id))
+        say(service_id)
 
 
 def grab(store: Store, name: str) -> None:
@@ -85,7 +94,14 @@ def main() -> None:
     if verb == "migrate":
         say(migrate(url))
         return
-    verbs = {"take_ids": take_ids, "grab": grab, "die_inside": die_inside, "hold": hold, "ring": ring}
+    verbs = {
+        "take_ids": take_ids,
+        "take_service_ids": take_service_ids,
+        "grab": grab,
+        "die_inside": die_inside,
+        "hold": hold,
+        "ring": ring,
+    }
     verbs[verb](open_store(url), *arguments)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import stat
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from fermion.adapters.datasets.origin import Origin, field_of
-from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree
+from fermion.adapters.files.listing import Difference, compare
+from fermion.adapters.files.placing import PLACED_AT, is_full, mend, open_folders, remove_tree
 from fermion.adapters.files.shelf import Filling, Shelf
 from fermion.adapters.files.trees import hash_file, in_parallel
 from fermion.domain.artifacts import DatasetVersion, FileEntry, tree_checksum
@@ -16,6 +20,8 @@ from fermion.domain.jobs import Pins
 from fermion.domain.problems import Problem
 from fermion.domain.retention import Freed
 from fermion.errors import OutsideBroken, OutsideUnavailable
+
+_log = logging.getLogger(__name__)
 
 LEFTOVERS = timedelta(days=1)
 """Staging that nobody went on with for so long is given up; before that the next call continues it."""
@@ -31,7 +37,7 @@ class DatasetCache:
         self._origin = origin
 
     def stage(self, version: DatasetVersion) -> str:
-        """See ``ports.Datasets``: the path of a read-only folder. Files that were damaged since are fetched again.
+        """See ``ports.Datasets``: the path of a read-only folder, put right when somebody changed it since.
 
         Raises:
             OutsideBroken: the source's content is not that version any more.
@@ -65,7 +71,7 @@ class DatasetCache:
 
     def _intact(self, name: str, version: DatasetVersion) -> Path | None:
         path = self._shelf.find(name)
-        return path if path is not None and not _touched(path, version.files) else None
+        return path if path is not None and not _difference(path, version.files) else None
 
     def _fill(self, filling: Filling, version: DatasetVersion) -> Path:
         present = self._shelf.find(filling.name)
@@ -79,9 +85,16 @@ class DatasetCache:
 
     def _repair(self, filling: Filling, present: Path, version: DatasetVersion) -> Path:
         # Jobs may be reading: each bad file is replaced by one rename, never the folder.
-        damaged = [entry for entry in _touched(present, version.files) if not _has_content(present, entry)]
-        self._fetch(filling, version, damaged)
-        mend(present, filling.tree, [entry.path for entry in damaged])
+        difference = _difference(present, version.files)
+        listed = {entry.path: entry for entry in version.files}
+        whole = {path for path in difference.changed if _has_content(present, listed[path])}
+        damaged = [listed[path] for path in (*difference.changed, *difference.missing) if path not in whole]
+        _log.warning(
+            "dataset %r is not in %s as it was staged: %s. It is put right.", version.dataset, present, difference
+        )
+        if damaged:
+            self._fetch(filling, version, damaged)
+        mend(present, filling.tree, [entry.path for entry in damaged], resealed=whole, extra=difference.extra)
         remove_tree(filling.folder)
         return present
 
@@ -115,16 +128,13 @@ def _check(version: DatasetVersion) -> None:
             raise OutsideBroken(message, what=version.dataset)
 
 
-def _touched(folder: Path, files: Sequence[FileEntry]) -> list[FileEntry]:
-    """Files that are missing or were written since they were placed; a look at each inode, no reading."""
-    return [entry for entry in files if not _is_untouched(folder / entry.path, entry.size)]
+def _difference(folder: Path, files: Sequence[FileEntry]) -> Difference:
+    """How a staged folder differs from what was placed there; a look at each inode, no reading."""
+    sizes = {entry.path: entry.size for entry in files}
+    return compare(folder, sizes.keys(), lambda path, seen: _is_untouched(seen, sizes[path]))
 
 
-def _is_untouched(path: Path, size: int) -> bool:
-    try:
-        seen = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+def _is_untouched(seen: os.stat_result, size: int) -> bool:
     return stat.S_ISREG(seen.st_mode) and seen.st_size == size and int(seen.st_mtime) == PLACED_AT
 
 
@@ -137,13 +147,12 @@ def _keep_only(filling: Filling, version: DatasetVersion) -> None:
     """Of what an earlier filler left, keep only files that are the version's."""
     if not filling.tree.is_dir():
         return
+    open_folders(filling.tree)
     listed = {entry.path: entry for entry in version.files}
-    found = [path for path in filling.tree.rglob("*") if path.is_symlink() or not path.is_dir()]
-
-    def is_good(path: Path) -> bool:
-        entry = listed.get(path.relative_to(filling.tree).as_posix())
-        return entry is not None and _has_content(filling.tree, entry)
-
-    for path, good in zip(found, in_parallel(is_good, found), strict=True):
+    left = compare(filling.tree, listed.keys(), lambda path, seen: False)
+    for path in left.extra:
+        remove_tree(filling.tree / path)
+    found = [listed[path] for path in left.changed]
+    for entry, good in zip(found, in_parallel(partial(_has_content, filling.tree), found), strict=True):
         if not good:
-            path.unlink()
+            (filling.tree / entry.path).unlink()

@@ -62,8 +62,8 @@ class Folders:
         real = path.resolve()
         # The roots come first: whether something outside them exists is nobody's business.
         if not any(real.is_relative_to(root.resolve()) for root in self._roots):
-            roots = ", ".join(map(str, self._roots)) or "none is configured"
-            fix = f"Put the dataset below an allowed root ({roots}), or have its folder allowed."
+            roots = ", ".join(map(str, self._roots)) or "none"
+            fix = f"Add a folder that holds it to data.roots in config/fermion.yaml (folders now: {roots})."
             raise refused(dataset, "outside_roots", f"{uri} is outside the allowed dataset folders.", fix)
         if not real.is_dir():
             raise refused(dataset, "not_found", f"{uri} is not a folder.", "Correct the URI, or make the folder.")

@@ -46,7 +46,8 @@ class Origins:
         if scheme not in self._by_scheme:
             known = ", ".join(f"{each}://" for each in sorted(self._by_scheme))
             message = f"datasets cannot be read from {scheme}:// ({uri})."
-            raise refused(dataset, "unknown_scheme", message, f"Use one of {known}.")
+            more = ", or add its prefix to data.roots in config/fermion.yaml" if scheme == "s3" else ""
+            raise refused(dataset, "unknown_scheme", message, f"Use one of {known}{more}.")
         return self._by_scheme[scheme]
 
 

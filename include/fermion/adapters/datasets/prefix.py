@@ -90,7 +90,8 @@ class Prefixes:
         path = parts.path.strip("/")
         place = f"{parts.netloc}/{path}/" if path else f"{parts.netloc}/"
         if self._allowed is not None and not place.startswith(self._allowed):
-            fix = f"Use one of {', '.join(self._allowed) or 'none is configured'}, or have the bucket allowed."
+            allowed = ", ".join(f"s3://{each}" for each in self._allowed) or "none"
+            fix = f"Add its bucket or prefix to data.roots in config/fermion.yaml (s3:// now: {allowed})."
             raise refused(dataset, "outside_roots", f"{uri} is outside the allowed buckets.", fix)
         return parts.netloc, f"{path}/" if path else ""
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PLACED_AT = 1_000_000_000
@@ -61,21 +61,30 @@ def seal(tree: Path) -> None:
 
     Its top folder stays writable until ``place``: a folder that its owner may not write cannot be moved to another parent.
     """
-    for folder, _, names in os.walk(tree, topdown=False):
+    for folder, names in _bottom_up(tree):
         for name in names:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                seal_file(Path(path))
-        os.utime(folder, (PLACED_AT, PLACED_AT))
-        if folder != str(tree):
-            os.chmod(folder, 0o555)
-        sync_folder(Path(folder))
+            seal_file(Path(folder, name))
+        _close(folder, is_top=folder == str(tree))
 
 
 def seal_file(path: Path) -> None:
-    """Make one file read-only, with the time that says so."""
-    os.chmod(path, 0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
-    os.utime(path, (PLACED_AT, PLACED_AT))
+    """Make one file read-only, with the time that says so; of a link, which has no mode, only the time."""
+    if not path.is_symlink():
+        os.chmod(path, 0o555 if path.stat().st_mode & stat.S_IXUSR else 0o444)
+    os.utime(path, (PLACED_AT, PLACED_AT), follow_symlinks=False)
+
+
+def _bottom_up(tree: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder with its files and links, those also that lead to folders; a folder comes after all that is in it."""
+    for folder, folders, names in os.walk(tree, topdown=False):
+        yield folder, names + [each for each in folders if os.path.islink(os.path.join(folder, each))]
+
+
+def _close(folder: str, *, is_top: bool) -> None:
+    os.utime(folder, (PLACED_AT, PLACED_AT))
+    if not is_top:
+        os.chmod(folder, 0o555)
+    sync_folder(Path(folder))
 
 
 def place(sealed: Path, target: Path) -> bool:
@@ -93,19 +102,37 @@ def place(sealed: Path, target: Path) -> bool:
 
 
 def open_folders(tree: Path) -> None:
-    """Let the owner write into every folder of a sealed tree again; its files stay read-only."""
-    for folder, _, _ in os.walk(tree):
+    """Let the owner read and write in every folder of a tree again, whatever its mode; its files stay as they are."""
+    waiting = [str(tree)]
+    while waiting:
+        folder = waiting.pop()
         os.chmod(folder, 0o755)
+        with os.scandir(folder) as entries:
+            waiting.extend(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-def mend(placed: Path, good: Path, paths: Iterable[str]) -> None:
-    """Replace files of a placed tree by those of a good one, each with one rename, for whoever reads it meanwhile."""
+def mend(
+    placed: Path, good: Path, replaced: Iterable[str], *, resealed: Iterable[str] = (), extra: Iterable[str] = ()
+) -> None:
+    """Put a placed tree right for whoever reads it meanwhile: the folder itself and its other files stay where they are.
+
+    ``replaced`` come from the tree ``good``, each with one rename; ``resealed`` have the right content and lost their time or
+    mode; ``extra`` leave with one rename to a folder beside ``good``, which the caller deletes with it.
+    """
     open_folders(placed)
-    for path in paths:
+    aside = good.with_name("extra")
+    aside.mkdir(parents=True, exist_ok=True)
+    for path in extra:
+        with contextlib.suppress(FileNotFoundError):  # whoever left it there took it away again
+            os.rename(placed / path, aside / secrets.token_hex(8))
+    for path in replaced:
         (placed / path).parent.mkdir(parents=True, exist_ok=True)
+        seal_file(good / path)
         (good / path).replace(placed / path)
-    seal(placed)
-    placed.chmod(0o555)
+    for path in resealed:
+        seal_file(placed / path)
+    for folder, _ in _bottom_up(placed):
+        _close(folder, is_top=False)
 
 
 def remove_tree(tree: Path) -> None:

@@ -78,8 +78,10 @@ class Shelf:
     def find(self, name: str) -> Path | None:
         """The entry, marked as used now, or None."""
         path = self.root / name
-        if not path.is_dir():
+        if path.is_symlink() or not path.is_dir():
             return None
+        if not os.access(path, os.R_OK | os.X_OK):
+            path.chmod(0o555)  # a job of the same user closed it
         try:
             os.utime(self._record(name))
         except FileNotFoundError:
@@ -94,6 +96,8 @@ class Shelf:
         """
         with lock(self._lock(name), timeout=self.lock_timeout, what=f"staging {name}") as descriptor:
             folder = self.root / ".staging" / name
+            if (self.root / name).is_symlink():
+                (self.root / name).unlink()  # nobody places links: somebody put it there
             yield Filling(name=name, folder=folder, tree=folder / "tree", lock=descriptor)
 
     def place(self, filling: Filling) -> Path:
@@ -146,25 +150,32 @@ class Shelf:
             message = f"{what} needs {_gib(needed)} and {self.root} has {_gib(free)} free; free or add disk space."
             raise OutsideUnavailable(message, what=what)
 
-    def tidy(self, *, keep: Collection[str], leftovers_after: timedelta) -> Freed:
-        """Evict down to the size limit, none of the names in ``keep``; and clear leftovers of that age."""
-        freed = self.clear_leftovers(older_than=leftovers_after)
-        return freed if self.size_limit is None else freed + self._evict_down_to(self.size_limit, keep=keep)
+    def tidy(
+        self, *, keep: Collection[str], leftovers_after: timedelta, limit: int | None = None, dry_run: bool = False
+    ) -> Freed:
+        """Evict down to ``limit`` (else the size limit), none of the names in ``keep``; and clear leftovers of that age.
 
-    def _evict_down_to(self, limit: int, *, keep: Collection[str] = ()) -> Freed:
+        With ``dry_run`` nothing is deleted, and the answer is what would be.
+        """
+        freed = self.clear_leftovers(older_than=leftovers_after, dry_run=dry_run)
+        limit = self.size_limit if limit is None else limit
+        return freed if limit is None else freed + self._evict_down_to(limit, keep=keep, dry_run=dry_run)
+
+    def _evict_down_to(self, limit: int, *, keep: Collection[str] = (), dry_run: bool = False) -> Freed:
         entries, freed = self.entries(), Freed()
         used = sum(entry.size for entry in entries)
         for entry in entries:
             if used - freed.size_bytes <= limit:
                 break
-            if entry.name not in keep and self.evict(entry.name):
+            leaves = self._would_leave if dry_run else self.evict
+            if entry.name not in keep and leaves(entry.name):
                 freed += Freed(items=1, size_bytes=entry.size)
         return freed
 
     def evict(self, name: str) -> bool:
         """Delete one entry unless it is held or in use, was asked for within the grace time, or is being filled."""
-        with try_lock(self._lock(name)) as is_locked:
-            if not is_locked or not (self.root / name).is_dir() or self._is_needed(name):
+        with self._leaving(name) as may_leave:
+            if not may_leave:
                 return False
             leaving = self.root / ".staging" / f"evicted-{secrets.token_hex(6)}"
             leaving.parent.mkdir(parents=True, exist_ok=True)
@@ -175,20 +186,31 @@ class Shelf:
         remove_tree(leaving)
         return True
 
+    def _would_leave(self, name: str) -> bool:
+        with self._leaving(name) as may_leave:
+            return may_leave
+
+    @contextmanager
+    def _leaving(self, name: str) -> Iterator[bool]:
+        """Whether the entry may be deleted now; until then nobody else holds or fills it."""
+        with try_lock(self._lock(name)) as is_locked:
+            yield is_locked and (self.root / name).is_dir() and not self._is_needed(name)
+
     def _is_needed(self, name: str) -> bool:
         _, used_at = self._read_record(name)
         is_fresh = datetime.now(UTC) - used_at < self.grace
         return is_fresh or str(self.root / name) in self._in_use()
 
-    def clear_leftovers(self, *, older_than: timedelta) -> Freed:
-        """Delete staging folders that nobody has touched for that long."""
+    def clear_leftovers(self, *, older_than: timedelta, dry_run: bool = False) -> Freed:
+        """Delete staging folders that nobody has touched for that long; with ``dry_run`` only count them."""
         freed = Freed()
         for folder in self._below(".staging"):
             with try_lock(self._lock(folder.name)) as is_locked:
                 age = datetime.now(UTC) - datetime.fromtimestamp(_last_write(folder), UTC)
                 if is_locked and age >= older_than:
                     freed += Freed(items=1, size_bytes=size_of(folder))
-                    remove_tree(folder)
+                    if not dry_run:
+                        remove_tree(folder)
         return freed
 
     # --- files ---

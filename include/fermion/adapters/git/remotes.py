@@ -140,8 +140,8 @@ def _of_host(host: str, rules: Rules) -> list[Problem]:
     allowed = sorted(each.lower() for each in rules.hosts)
     if host in allowed:
         return []
-    listed = ", ".join(allowed) or "none is configured"
-    fix = f"Use one of the allowed hosts ({listed}), or have it added to the configuration."
+    listed = ", ".join(allowed) or "none"
+    fix = f"Use one of the allowed hosts, or have it added to code.hosts in config/fermion.yaml (now: {listed})."
     return [_problem("host_not_allowed", f"the host '{host}' is not on the list of allowed git hosts.", fix)]
 
 
@@ -166,8 +166,8 @@ def _local(url: str, parts: urllib.parse.SplitResult, rules: Rules) -> Remote | 
         return [_problem("bad_host", message, "Write file:///absolute/path.")]
     folder = Path(urllib.parse.unquote(parts.path)).resolve()
     if not any(folder.is_relative_to(Path(root).resolve()) for root in rules.file_roots):
-        roots = ", ".join(map(str, rules.file_roots)) or "none is configured"
-        fix = f"Put the repository below an allowed folder ({roots})."
+        roots = ", ".join(map(str, rules.file_roots)) or "none"
+        fix = f"Add a folder that holds it to code.file_roots in config/fermion.yaml (now: {roots})."
         return [_problem("outside_roots", f"{shown(url)} is outside the allowed repository folders.", fix)]
     return Remote(url=folder.as_uri(), scheme="file", folder=folder)
 

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import posixpath
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
+from fermion.adapters.files.listing import Difference, compare
 from fermion.adapters.files.placing import PLACED_AT, is_full, mend, remove_tree, size_of
 from fermion.adapters.files.shelf import Filling, Shelf
 from fermion.adapters.git import refs
@@ -37,6 +40,8 @@ from fermion.domain.jobs import Pins
 from fermion.domain.problems import Problem
 from fermion.domain.retention import Freed
 from fermion.errors import OutsideUnavailable, RequestRefused
+
+_log = logging.getLogger(__name__)
 
 _FRESH = timedelta(hours=1)
 """What was used within this may be about to be used again: a check and a checkout take less."""
@@ -121,14 +126,16 @@ class Repositories:
         mirror = self._fetched(remote, repository, commit)
         shelf = self._shelf(remote)
         nodes = mirror.tree(commit)
-        if (path := shelf.find(commit)) is not None and not _touched(path, nodes):
+        if (path := shelf.find(commit)) is not None and not _difference(path, nodes):
             return str(path)
         with shelf.filling(commit) as filling:
             path = shelf.find(commit)
-            if path is not None and not _touched(path, nodes):
+            if path is not None and not _difference(path, nodes):
                 return str(path)
             try:
-                return str(_fill(shelf, filling, mirror, nodes))
+                return str(
+                    _fill(shelf, filling, mirror, nodes) if path is None else _repair(path, filling, mirror, nodes)
+                )
             except OSError as error:
                 reason = "the disk is full" if is_full(error) else error.strerror
                 message = f"commit {commit} cannot be checked out below {self._root}: {reason}. Call again."
@@ -145,7 +152,7 @@ class Repositories:
 
     def tidy(self, needed: Collection[Pins]) -> Freed:
         """See ``ports.Code``. A mirror that holds a needed commit stays too, and what was used within the last hour."""
-        commits = {pins.commit for pins in needed}
+        commits = {pins.commit for pins in needed if pins.commit}
         freed = sum((shelf.clear_leftovers(older_than=_LEFTOVERS) for shelf in self._shelves(_FRESH)), Freed())
         if self._size_limit is None:
             return freed
@@ -218,7 +225,6 @@ def _hash(remote: Remote) -> str:
 
 
 def _fill(shelf: Shelf, filling: Filling, mirror: Mirror, nodes: Mapping[str, Node]) -> Path:
-    """The finished checkout; one that was damaged is mended file by file, because jobs may be reading it."""
     remove_tree(filling.folder)
     problems = _of_submodules(mirror, nodes)
     mirror.export(filling.name, filling.tree)
@@ -226,23 +232,36 @@ def _fill(shelf: Shelf, filling: Filling, mirror: Mirror, nodes: Mapping[str, No
     if problems:
         remove_tree(filling.folder)
         raise RequestRefused(problems, what="code")
-    present = shelf.find(filling.name)
-    if present is None:
-        return shelf.place(filling)
-    mend(present, filling.tree, _touched(present, nodes))
+    return shelf.place(filling)
+
+
+def _repair(present: Path, filling: Filling, mirror: Mirror, nodes: Mapping[str, Node]) -> Path:
+    """The checkout, put right entry by entry, because jobs may be reading it."""
+    remove_tree(filling.folder)
+    difference = _difference(present, nodes)
+    _log.warning("code in %s is not as it was checked out: %s. It is put right.", present, difference)
+    replaced = [*difference.changed, *difference.missing]
+    if replaced:
+        mirror.export(filling.name, filling.tree)
+    mend(present, filling.tree, replaced, extra=difference.extra)
     remove_tree(filling.folder)
     return present
 
 
-def _touched(folder: Path, nodes: Mapping[str, Node]) -> list[str]:
-    return [path for path, node in nodes.items() if node.mode in REGULAR and not _is_untouched(folder / path)]
+def _difference(folder: Path, nodes: Mapping[str, Node]) -> Difference:
+    """How a checkout differs from the commit that was placed there; a look at each inode, no reading."""
+    files = {path: node for path, node in nodes.items() if node.mode != SUBMODULE}
+    return compare(
+        folder,
+        files.keys(),
+        lambda path, seen: _is_untouched(seen, files[path]),
+        folders=nodes.keys() - files.keys(),  # a submodule that is not fetched is an empty folder
+    )
 
 
-def _is_untouched(path: Path) -> bool:
-    try:
-        return int(path.lstat().st_mtime) == PLACED_AT
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+def _is_untouched(seen: os.stat_result, node: Node) -> bool:
+    is_kind = stat.S_ISLNK if node.mode == LINK else stat.S_ISREG
+    return is_kind(seen.st_mode) and int(seen.st_mtime) == PLACED_AT
 
 
 def _follow(mirror: Mirror, nodes: Mapping[str, Node], path: str) -> Node | None:

@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,6 +35,9 @@ case "$1" in
   *) exit 1 ;;
 esac
 """
+
+_TRACING = ("GIT_TRACE", "GIT_CURL_VERBOSE")
+_AUTHORIZATION = re.compile(r"^.*authorization:.*$\n?", re.IGNORECASE | re.MULTILINE)
 
 _KILLED_IS_GONE_WITHIN_S = 10.0
 
@@ -99,7 +103,8 @@ class Runner:
         """
         secrets = self._secrets() if with_credentials else {}
         environment = {**self._environment(work_tree=work_tree, index=index), **secrets}
-        with _started(["git", *arguments], self.folder, environment, keep_open) as process:
+        command = [*_without_tracing(environment), "git", *arguments]
+        with _started(command, self.folder, environment, keep_open) as process:
             try:
                 output, errors = process.communicate(timeout=timeout.total_seconds())
             except subprocess.TimeoutExpired as error:
@@ -108,7 +113,7 @@ class Runner:
                 )
                 raise OutsideUnavailable(f"{message} and was ended. Call again.", what=self.remote.host) from error
         if process.returncode != 0:
-            raise GitFailed(_without(errors.decode(errors="replace").strip(), secrets.get("FERMION_GIT_TOKEN", "")))
+            raise GitFailed(_without_secrets(errors.decode(errors="replace"), secrets))
         return bytes(output)
 
     @property
@@ -153,10 +158,6 @@ class Runner:
             "GIT_SSH_COMMAND": self.ssh.command(),
             "GIT_LITERAL_PATHSPECS": "1",
             "GIT_OPTIONAL_LOCKS": "0",
-            "GIT_TRACE": "0",
-            "GIT_TRACE_CURL": "0",
-            "GIT_TRACE_PACKET": "0",
-            "GIT_CURL_VERBOSE": "0",
             "GIT_TRACE_REDACT": "1",
             "HOME": str(self.settings),  # no .netrc of whoever runs the platform
         }
@@ -222,8 +223,20 @@ def quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def _without(text: str, secret: str) -> str:
-    return text.replace(secret, "***") if secret else text
+def _without_tracing(environment: Mapping[str, str]) -> Sequence[str]:
+    """What goes before git, so that it traces nothing that its caller traces: for some variables being there is enough."""
+    traced = [name for name in os.environ if name.startswith(_TRACING) and name not in environment]
+    return ["env", *(f"--unset={name}" for name in traced)] if traced else []
+
+
+def _without_secrets(said: str, secrets: Mapping[str, str]) -> str:
+    """What git said, without the token, plain or as a header carries it, and without any line of such a header."""
+    text = _AUTHORIZATION.sub("", said)
+    user, token = secrets.get("FERMION_GIT_USER", ""), secrets.get("FERMION_GIT_TOKEN", "")
+    if token:
+        for secret in (b64encode(f"{user}:{token}".encode()).decode(), token):
+            text = text.replace(secret, "***")
+    return text.strip()
 
 
 _REFUSALS: Sequence[tuple[re.Pattern[str], str, str, str]] = (

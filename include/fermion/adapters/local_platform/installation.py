@@ -12,24 +12,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
+from fermion.adapters.envoy import bootstrap
+from fermion.adapters.envoy import readiness as routing
 from fermion.adapters.local_platform import addresses as ports
 from fermion.adapters.local_platform import health, processes
 from fermion.adapters.local_platform.addresses import Addresses
 from fermion.adapters.local_platform.claims import Claims
 from fermion.adapters.local_platform.keys import Keys, keep_keys
-from fermion.adapters.local_platform.layout import Layout
+from fermion.adapters.local_platform.layout import PROGRAM_MARK, Layout
 from fermion.adapters.local_platform.locking import exclusive
 from fermion.adapters.local_platform.postgres import EmbeddedPostgres, forget_elsewhere
-from fermion.adapters.local_platform.programs import AIRFLOW, POSTGRES, environment, programs, render
+from fermion.adapters.local_platform.programs import AIRFLOW, POSTGRES, ROUTER, environment, programs, render
 from fermion.adapters.local_platform.readiness import FAILED_STARTS, Readiness, started_components
 from fermion.adapters.local_platform.supervision import ProgramState, Supervisor
-from fermion.errors import Conflict, FermionError, OutsideUnavailable
+from fermion.domain.counting import counted
+from fermion.domain.serving.replicas import is_replica
+from fermion.errors import Conflict, FermionError, NotFound, OutsideUnavailable
 
 Say = Callable[[str], None]
 """Told what is going on, one short sentence at a time."""
@@ -42,6 +46,8 @@ STATUS_ANSWER_S = 15.0
 """Patience of ``ps``: the API server of a busy machine is slow, not away."""
 
 LOG_LINES = 25
+
+_AIRFLOW_COMMAND = str(Path(sys.executable).parent / "airflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,11 @@ class UpResult:
 
 @dataclass(frozen=True, slots=True)
 class DownResult:
-    """What ``down`` found and ended."""
+    """What ``down`` found and ended; ``workloads`` are trainings."""
 
     was_up: bool
     workloads: int
+    replicas: int
     leftovers: int
 
 
@@ -80,12 +87,21 @@ class LocalPlatform:
     """The embedded installation under one state folder.
 
     ``caller`` is the environment of whoever asks. ``migrate`` brings the platform's own database (a URL) up to date.
+    ``scrape_port`` says at which port the router's statistics are wanted, if at any.
     """
 
-    def __init__(self, layout: Layout, *, caller: Mapping[str, str], migrate: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        caller: Mapping[str, str],
+        migrate: Callable[[str], object],
+        scrape_port: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._layout = layout
         self._caller = caller
         self._migrate = migrate
+        self._scrape_port = scrape_port
         self._supervisor = Supervisor(layout)
         self._claims = Claims(layout.state)
 
@@ -122,7 +138,7 @@ class LocalPlatform:
     def down(self, *, say: Say = lambda _: None) -> DownResult:
         """Stop every process of the installation, running trainings included. Fine when nothing runs."""
         if not self._layout.mark.exists():
-            return DownResult(was_up=False, workloads=0, leftovers=0)
+            return DownResult(was_up=False, workloads=0, replicas=0, leftovers=0)
         with exclusive(self._layout.lock, timeout=UP_WITHIN + STOP_WITHIN):
             return self._take_down(say)
 
@@ -151,7 +167,7 @@ class LocalPlatform:
         found = processes.find(self._layout)
         if not states:
             left = (
-                [f"{len(found.programs)} processes run without their supervisor; `fermion up`"]
+                [f"{counted(len(found.programs), 'process', 'processes')} without a supervisor; `fermion up`"]
                 if found.programs
                 else []
             )
@@ -161,12 +177,46 @@ class LocalPlatform:
         if addresses:
             api = health.AirflowApi(addresses.url, user="", password="", answer_s=STATUS_ANSWER_S)
             problems += health.problems(api.health(), started=started_components(states))
+        problems += self._router_problems(states)
         return Status(
             url=addresses.url if addresses else None,
             programs=states,
             problems=problems,
             workloads=sorted(found.workload_names),
         )
+
+    def airflow(self, arguments: Sequence[str]) -> tuple[Sequence[str], Mapping[str, str]]:
+        """Airflow's own command with these arguments, and the environment in which it means this installation.
+
+        Raises:
+            NotFound: the platform was never up here.
+        """
+        # No program of ours: neither `up` nor `down` ends it.
+        environment = {name: value for name, value in self.airflow_environment().items() if name != PROGRAM_MARK}
+        return [_AIRFLOW_COMMAND, *arguments], environment
+
+    def airflow_environment(self) -> Mapping[str, str]:
+        """What Airflow's programs see.
+
+        Raises:
+            NotFound: the platform was never up here.
+        """
+        addresses = ports.read(self._layout.ports_file)
+        if addresses is None:
+            raise NotFound(
+                f"{self._layout.ports_file} does not exist: the platform was never up here. `fermion up` starts it.",
+                what="airflow",
+            )
+        keys = keep_keys(self._layout.secrets)
+        # A task's own environment says that the database is not its business; what runs here is no task.
+        caller = {name: value for name, value in self._caller.items() if not name.startswith("_AIRFLOW")}
+        return environment(self._layout, keys, addresses, self._postgres(keys, addresses), caller=caller)
+
+    def _router_problems(self, states: Sequence[ProgramState]) -> list[str]:
+        """A supervisor from before there was a router has none: then it is not missed."""
+        if not any(state.name == ROUTER for state in states):
+            return []
+        return routing.problems(self._layout.router)
 
     def _running(self) -> Addresses | None:
         """Where it is, when every program runs already."""
@@ -194,7 +244,7 @@ class LocalPlatform:
         layout = self._layout
         left = processes.find(layout).programs
         if left:
-            say(f"ending {len(left)} processes of a run that did not end well")
+            say(f"ending {counted(len(left), 'process', 'processes')} of a run that did not end well")
             processes.end(left, grace_s=2)
         addresses = self._choose_ports(port=port, notes=notes)
         postgres = self._postgres(keys, addresses)
@@ -203,6 +253,14 @@ class LocalPlatform:
         account = postgres.prepare()
         _write_private(layout.database_url_file, postgres.url("fermion", scheme="postgresql+psycopg"))
         layout.airflow_url_file.write_text(addresses.url + "\n")
+        bootstrap.prepare(
+            layout.router,
+            port=addresses.router,
+            log=layout.logs / f"{ROUTER}.log",
+            scrape_port=ports.scrape_port(
+                self._scrape_port(), addresses, is_free=ports.is_free, holder=self._holder_of
+            ),
+        )
         configuration = render(layout, programs(layout, postgres, account), socket=self._supervisor.socket)
         say("starting the supervisor")
         self._supervisor.start(configuration, environment(layout, keys, addresses, postgres, caller=self._caller))
@@ -215,13 +273,18 @@ class LocalPlatform:
                 wanted_http=port,
                 kept=ports.read(file),
                 is_free=lambda each: self._claims.holder(each) is None and ports.is_free(each),
-                holder=lambda each: self._claims.holder(each) or ports.holder_of(each),
+                holder=self._holder_of,
             )
-            self._claims.claim((addresses.http, addresses.postgres), supervisor=self._supervisor.socket)
+            self._claims.claim(
+                (addresses.http, addresses.postgres, addresses.router), supervisor=self._supervisor.socket
+            )
         if note:
             notes.append(note)
         ports.write(file, addresses)
         return addresses
+
+    def _holder_of(self, port: int) -> str | None:
+        return self._claims.holder(port) or ports.holder_of(port)
 
     def _migrate_both(self, keys: Keys, addresses: Addresses, postgres: EmbeddedPostgres, say: Say) -> None:
         """Airflow's database and our own, side by side; Airflow's only when its programs have changed since."""
@@ -247,7 +310,7 @@ class LocalPlatform:
 
     def _migrate_airflow(self, keys: Keys, addresses: Addresses, postgres: EmbeddedPostgres) -> None:
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "airflow"), "db", "migrate"],
+            [_AIRFLOW_COMMAND, "db", "migrate"],
             env=environment(self._layout, keys, addresses, postgres, caller=self._caller),
             cwd=self._layout.root,
             stdin=subprocess.DEVNULL,
@@ -268,7 +331,7 @@ class LocalPlatform:
         """Import errors by DAG file, once all is healthy and every file was read."""
         api = health.AirflowApi(addresses.url, user="admin", password=keys.passwords["admin"])
         files = {path.name for path in self._layout.dags.glob("*.py")}
-        readiness = Readiness(api, self._supervisor, files=files)
+        readiness = Readiness(api, self._supervisor, files=files, router=self._router_problems)
         deadline = time.monotonic() + UP_WITHIN.total_seconds()
         while missing := readiness.look():
             if program := readiness.failing():
@@ -287,7 +350,7 @@ class LocalPlatform:
             self._stop_airflow()
         found = processes.find(self._layout)
         if found.workload_names:
-            say(f"ending {len(found.workload_names)} running trainings")
+            say(f"ending {_told(found.workload_names)}")
             processes.end(found.workloads, grace_s=WORKLOAD_GRACE_S)
         if states is not None:
             self._supervisor.shutdown(STOP_WITHIN + timedelta(seconds=20))
@@ -295,7 +358,13 @@ class LocalPlatform:
         processes.end([*left.programs, *left.workloads], grace_s=3)
         self._supervisor.forget()
         self._claims.withdraw()
-        return DownResult(was_up=states is not None, workloads=len(found.workload_names), leftovers=len(left.programs))
+        replicas = sum(map(is_replica, found.workload_names))
+        return DownResult(
+            was_up=states is not None,
+            workloads=len(found.workload_names) - replicas,
+            replicas=replicas,
+            leftovers=len(left.programs),
+        )
 
     def _stop_airflow(self) -> None:
         """All at the same time; the supervisor by itself would stop one after the other."""
@@ -341,3 +410,11 @@ def _delete(folder: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o700)
     shutil.rmtree(folder)
+
+
+def _told(names: Collection[str]) -> str:
+    """How many trainings and replicas these workloads are."""
+    replicas = sum(map(is_replica, names))
+    trainings = len(names) - replicas
+    parts = [counted(trainings, "running training")] if trainings else []
+    return " and ".join([*parts, counted(replicas, "replica")] if replicas else parts)

@@ -60,6 +60,11 @@ class Layout:
         return self.state / "logs"
 
     @property
+    def router(self) -> Path:
+        """The router's configuration and its admin socket."""
+        return self.state / "router"
+
+    @property
     def database_url_file(self) -> Path:
         """The URL of the platform's own database, for the command line."""
         return self.secrets / "database_url"

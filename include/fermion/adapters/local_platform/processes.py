@@ -1,7 +1,8 @@
 """Processes of this installation, recognised by the marks in their environment, never by a name or a stored number.
 
-A program carries ``FERMION_PROGRAM`` and the state folder; everything of a training carries ``FERMION_WORKLOAD`` and the
-id of its location root. So two installations never touch each other, and a training is never taken for a program.
+A program carries ``FERMION_PROGRAM`` and the state folder; everything of a training or a replica carries
+``FERMION_WORKLOAD`` and the id of its location root: trainings have one, replicas another. So two installations never touch
+each other, and neither is ever taken for a program.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fermion.adapters.local_platform.layout import LOCATION_MARK, PROGRAM_MARK, 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Live processes of one installation."""
+    """Live processes of one installation. ``workloads`` are trainings and replicas."""
 
     programs: Sequence[psutil.Process]
     workloads: Sequence[psutil.Process]
@@ -44,7 +45,7 @@ def find(layout: Layout) -> Found:
                 seen[process.pid] = _Seen(process, process.ppid(), process.environ())
         except (psutil.Error, OSError):
             continue
-    location = layout.location_id
+    locations = _locations(layout)
     data = layout.postgres.resolve()
     programs: list[psutil.Process] = []
     workloads: list[psutil.Process] = []
@@ -52,7 +53,7 @@ def find(layout: Layout) -> Found:
     for pid, one in seen.items():
         if pid in own:
             continue
-        if name := _workload_of(pid, seen, location):
+        if name := _workload_of(pid, seen, locations):
             workloads.append(one.process)
             names.add(name)
         elif _is_program(one, layout.state) or is_postgres_of(one.process, data):
@@ -91,13 +92,22 @@ def _is_program(one: _Seen, state: Path) -> bool:
     return one.environment.get(STATE_MARK) == str(state) and bool(one.environment.get(PROGRAM_MARK))
 
 
-def _workload_of(pid: int, seen: Mapping[int, _Seen], location: str | None) -> str | None:
-    """The workload a process belongs to: by its own mark, or by that of a process above it."""
+def _locations(layout: Layout) -> frozenset[str]:
+    """The ids that mark its trainings and its replicas; those that have begun."""
+    try:
+        serving = (layout.state / "work" / "serving" / "id").read_text().strip()
+    except OSError:
+        serving = ""
+    return frozenset(each for each in (layout.location_id, serving) if each)
+
+
+def _workload_of(pid: int, seen: Mapping[int, _Seen], locations: Collection[str]) -> str | None:
+    """The training or replica a process belongs to: by its own mark, or by that of a process above it."""
     passed: set[int] = set()
     while pid in seen and pid not in passed:
         passed.add(pid)
         environment = seen[pid].environment
-        if location and environment.get(LOCATION_MARK) == location and (name := environment.get(WORKLOAD_MARK)):
+        if environment.get(LOCATION_MARK) in locations and (name := environment.get(WORKLOAD_MARK)):
             return name
         pid = seen[pid].parent
     return None

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fermion.adapters.envoy import bootstrap
 from fermion.adapters.local_platform.addresses import Addresses
 from fermion.adapters.local_platform.keys import Keys
 from fermion.adapters.local_platform.layout import PROGRAM_MARK, STATE_MARK, WORKLOAD_MARK, Layout
 from fermion.adapters.local_platform.postgres import Account, EmbeddedPostgres
 
 POSTGRES = "postgres"
+ROUTER = "router"
 SUCCESSION = "fermion.adapters.local_platform.succession"
 AIRFLOW = ("api-server", "scheduler", "dag-processor", "triggerer")
 
@@ -58,15 +60,24 @@ def programs(layout: Layout, postgres: EmbeddedPostgres, account: Account | None
         start_s=1,
         with_supervisor=True,
     )
+    router = Program(
+        name=ROUTER,
+        command=bootstrap.command(layout.router),
+        folder=layout.root,
+        order=2,
+        start_s=1,
+        with_supervisor=True,
+    )
     return [
         database,
+        router,
         *(
             Program(
                 name=name,
                 # It ends what a killed one left behind, then becomes the program.
                 command=[sys.executable, "-m", SUCCESSION, name, "--", airflow, name, *arguments.get(name, [])],
                 folder=layout.root,
-                order=2 + place,
+                order=3 + place,
             )
             for place, name in enumerate(AIRFLOW)
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +17,7 @@ YOUNG = timedelta(seconds=30)
 """After that a program that could not make what it needs would have ended."""
 
 CULPRITS = (
+    ("router", "router"),
     ("scheduler", "scheduler"),
     ("dag-processor", "dag processor"),
     ("triggerer", "triggerer"),
@@ -25,12 +26,23 @@ CULPRITS = (
 
 
 class Readiness:
-    """Looks again at each call of ``look``. ``import_errors`` (DAG file to the end of its traceback) is what it saw last."""
+    """Looks again at each call of ``look``. ``import_errors`` (DAG file to the end of its traceback) is what it saw last.
 
-    def __init__(self, api: AirflowApi, supervisor: Supervisor, *, files: Collection[str]) -> None:
+    ``router`` says what is wrong with the router of a supervisor with these programs.
+    """
+
+    def __init__(
+        self,
+        api: AirflowApi,
+        supervisor: Supervisor,
+        *,
+        files: Collection[str],
+        router: Callable[[Sequence[ProgramState]], list[str]] = lambda _: [],
+    ) -> None:
         self._api = api
         self._supervisor = supervisor
         self._files = files
+        self._router = router
         self._first_beat: str | None = None
         self._starts: dict[str, set[datetime]] = {}
         self.import_errors: Mapping[str, str] = {}
@@ -38,12 +50,13 @@ class Readiness:
     def look(self) -> list[str]:
         """What is still missing, one sentence each; empty when all is there.
 
-        1. The health page. 2. A second heartbeat of a young scheduler: it gives the first one before it has made its
-        executor. 3. The DAG files.
+        1. The health page, and the router. 2. A second heartbeat of a young scheduler: it gives the first one before it
+        has made its executor. 3. The DAG files.
         """
-        started = started_components(self._supervisor.states() or ())
+        states = self._supervisor.states() or ()
+        started = started_components(states)
         seen = self._api.health()
-        missing = health.problems(seen, started=started)
+        missing = [*self._router(states), *health.problems(seen, started=started)]
         if missing or seen is None:
             return missing
         if _is_young(started.get("scheduler")) and not self._has_second_beat(seen):

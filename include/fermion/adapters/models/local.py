@@ -9,7 +9,6 @@ A number is claimed by renaming the finished folder onto it, which the file syst
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
@@ -33,7 +32,7 @@ from fermion.adapters.files.placing import (
 )
 from fermion.adapters.files.trees import Found, Tree, copy, hash_file, in_parallel, look
 from fermion.adapters.models.drafts import checked_files
-from fermion.adapters.models.manifest import NAME, Manifest
+from fermion.adapters.models.manifest import NAME, Manifest, numbers_among
 from fermion.domain.artifacts import FileEntry, ModelDraft, ModelVersion
 from fermion.domain.model_names import problems_of
 from fermion.domain.retention import Freed
@@ -190,7 +189,7 @@ class LocalModels:
 
     def _numbers(self, model: str) -> list[int]:
         """Claimed numbers, newest first."""
-        return sorted((int(name) for name in _folders(self._root / model) if name.isdecimal()), reverse=True)
+        return numbers_among(_folders(self._root / model))
 
     def _read(self, model: str, number: int) -> Manifest | None:
         path = self._root / model / str(number) / NAME
@@ -256,7 +255,7 @@ def _compare(folder: Path, entry: FileEntry) -> str | None:
     except FileNotFoundError:
         return f"{entry.path} is missing."
     except OSError as error:
-        return f"{entry.path} cannot be read: {errno.errorcode.get(error.errno or 0, '?')} {error.strerror}."
+        return f"{entry.path} cannot be read: {error.strerror}."
     if size != entry.size:
         return f"{entry.path} has {size} bytes, the manifest says {entry.size}."
     return None if sha256 == entry.sha256 else f"{entry.path} has sha256 {sha256}, the manifest says {entry.sha256}."

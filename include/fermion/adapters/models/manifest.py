@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -121,6 +121,11 @@ class Manifest:
             metrics={str(name): float(value) for name, value in payload["metrics"].items()},
             lineage=dict(payload["lineage"]),
         )
+
+
+def numbers_among(names: Iterable[str]) -> list[int]:
+    """Version numbers among the names of folders, newest first: only as they are written here, not ``01`` nor other digits."""
+    return sorted((int(name) for name in names if name.isdecimal() and name == str(int(name))), reverse=True)
 
 
 def _to_json(value: float) -> float | str:

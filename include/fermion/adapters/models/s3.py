@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fermion.adapters.files.trees import in_parallel
 from fermion.adapters.models.drafts import checked_files
-from fermion.adapters.models.manifest import NAME, Manifest
+from fermion.adapters.models.manifest import NAME, Manifest, numbers_among
 from fermion.adapters.s3.client import S3Store, Stored, translated
 from fermion.adapters.s3.download import hash_object
 from fermion.adapters.s3.upload import TreeUpload
@@ -130,7 +130,7 @@ class S3Models:
 
     def _models_below(self, model: str) -> Iterator[str]:
         names = self.store.folders(self._bucket, self._key(model, "") if model else self._prefix)
-        if model and any(self._read(model, int(name)) for name in names if name.isdecimal()):
+        if model and any(self._read(model, number) for number in numbers_among(names)):
             yield model
         for name in names:
             path = f"{model}/{name}" if model else name
@@ -139,8 +139,7 @@ class S3Models:
 
     def _numbers(self, model: str) -> list[int]:
         """Claimed numbers, newest first."""
-        names = self.store.folders(self._bucket, self._key(model, ""))
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        return numbers_among(self.store.folders(self._bucket, self._key(model, "")))
 
     def _read(self, model: str, number: int) -> Manifest | None:
         key = self._manifest_key(model, number)

@@ -35,7 +35,7 @@ class FolderReports:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OutsideUnavailable(f"report {path} cannot be read: {error}.", what="reports") from error
+            raise OutsideUnavailable(f"report {path} cannot be read: {error.strerror}.", what="reports") from error
         except (ValueError, AttributeError) as error:
             message = f"report {path} cannot be understood: {error}. Delete it and write it again."
             raise OutsideBroken(message, what="reports") from error
@@ -50,7 +50,7 @@ class FolderReports:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise OutsideUnavailable(f"report {path} cannot be read: {error}.", what="reports") from error
+            raise OutsideUnavailable(f"report {path} cannot be read: {error.strerror}.", what="reports") from error
 
     def forget(self, job_id: str) -> None:
         """See ``ports.Reports``; the JSON goes first, so that nobody finds half of it."""
@@ -60,7 +60,9 @@ class FolderReports:
             for ending in ("json", "html"):
                 (self._folder / f"{job_id}.{ending}").unlink(missing_ok=True)
         except OSError as error:
-            raise OutsideUnavailable(f"report of {job_id} cannot be deleted: {error}.", what="reports") from error
+            raise OutsideUnavailable(
+                f"report of {job_id} cannot be deleted: {error.strerror}.", what="reports"
+            ) from error
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -79,5 +81,5 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
         write_durably(html, page.encode())
         write_durably(payload, data.encode())
     except OSError as error:
-        raise OutsideUnavailable(f"report {payload} cannot be written: {error}.", what="reports") from error
+        raise OutsideUnavailable(f"report {payload} cannot be written: {error.strerror}.", what="reports") from error
     return html, payload

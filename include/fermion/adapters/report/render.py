@@ -78,7 +78,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
     span = f"{job.submitted_at:%H:%M:%S} to {job.ended_at:%H:%M:%S} UTC" if job.ended_at else "it has not ended"
     keys = [
         KeyFigure(title="From submission to end", figure=whole, note=span),
-        KeyFigure(title="Waited in line", figure=figures["waiting_seconds"], note="with everything fetched"),
+        KeyFigure(title="In line", figure=figures["in_line_seconds"], note="from joining it to the grant"),
     ]
     if not report.leases:
         return keys

@@ -184,12 +184,13 @@ def status_of(error: Any) -> int:
 def translated(what: str) -> Iterator[None]:
     """Turn botocore's errors into the platform's; ``what`` is the URI that was asked for."""
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import ConnectionError as NoConnection
 
     try:
         yield
     except ClientError as error:
         raise _of_answer(error, what) from error
-    except HTTPClientError as error:  # no connection, a time-out, a torn answer, a certificate
+    except (NoConnection, HTTPClientError) as error:  # no connection, a time-out, a torn answer, a certificate
         raise OutsideUnavailable(
             f"{what} cannot be reached: {error}. Call again when the store answers.", what=what
         ) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,6 +20,7 @@ import pytest
 from fermion.adapters.datasets.cache import DatasetCache, entry_name
 from fermion.adapters.datasets.folder import Folders
 from fermion.adapters.files.locks import lock
+from fermion.adapters.files.placing import PLACED_AT
 from fermion.adapters.files.shelf import Shelf, linked_below
 from fermion.domain.artifacts import DatasetVersion, FileEntry
 from fermion.domain.jobs import Pins
@@ -261,7 +263,140 @@ def test_a_copy_that_was_only_touched_is_not_fetched_again(
 
     cache.stage(version)
 
-    assert [paths for paths in origin.fetched[1:] if paths] == []
+    assert origin.fetched[1:] == []
+
+
+def leave_a_file(folder: Path, stranger: Path) -> None:
+    (folder / "train" / "more.csv").write_text("9,9\n")
+
+
+def leave_a_file_that_looks_placed(folder: Path, stranger: Path) -> None:
+    leave_a_file(folder, stranger)
+    os.utime(folder / "train" / "more.csv", (PLACED_AT, PLACED_AT))
+
+
+def leave_a_folder(folder: Path, stranger: Path) -> None:
+    (folder / "test" / "deep").mkdir(parents=True)
+    (folder / "test" / "deep" / "b.csv").write_text("9,9\n")
+
+
+def leave_a_folder_that_nobody_may_read(folder: Path, stranger: Path) -> None:
+    leave_a_folder(folder, stranger)
+    (folder / "test" / "deep").chmod(0)
+    (folder / "test").chmod(0)
+
+
+def close_a_folder(folder: Path, stranger: Path) -> None:
+    (folder / "train").chmod(0)
+    leave_a_folder(folder, stranger)
+
+
+def close_the_whole_folder(folder: Path, stranger: Path) -> None:
+    leave_a_file(folder, stranger)
+    folder.chmod(0)
+
+
+def leave_a_link(folder: Path, stranger: Path) -> None:
+    (folder / "train" / "more.csv").symlink_to(stranger)
+
+
+def leave_a_link_to_nowhere(folder: Path, stranger: Path) -> None:
+    (folder / "more").symlink_to("/nowhere")
+
+
+def leave_a_pipe(folder: Path, stranger: Path) -> None:
+    os.mkfifo(folder / "pipe")
+
+
+def put_a_folder_in_a_files_place(folder: Path, stranger: Path) -> None:
+    (folder / "labels.txt").unlink()
+    (folder / "labels.txt").mkdir()
+
+
+def put_a_link_in_a_folders_place(folder: Path, stranger: Path) -> None:
+    shutil.copytree(folder / "train", stranger / "train")
+    shutil.rmtree(folder / "train")
+    (folder / "train").symlink_to(stranger / "train")
+
+
+@pytest.mark.parametrize(
+    "pollute",
+    [
+        leave_a_file,
+        leave_a_file_that_looks_placed,
+        leave_a_folder,
+        leave_a_folder_that_nobody_may_read,
+        close_a_folder,
+        close_the_whole_folder,
+        leave_a_link,
+        leave_a_link_to_nowhere,
+        leave_a_pipe,
+        put_a_folder_in_a_files_place,
+        put_a_link_in_a_folders_place,
+    ],
+)
+def test_what_a_job_left_in_a_staged_folder_is_gone_before_the_next_job_reads_it(
+    shelf: Shelf,
+    folders: Folders,
+    version: DatasetVersion,
+    tmp_path: Path,
+    pollute: Callable[[Path, Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cache = DatasetCache(shelf, folders)
+    folder = Path(cache.stage(version))
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for each in (folder, folder / "train"):
+        each.chmod(0o755)  # a job that runs as the owner may do that
+    pollute(folder, stranger)
+    inode = folder.stat().st_ino
+
+    assert cache.stage(version) == str(folder)
+
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == {
+        "train",
+        "train/a.csv",
+        "labels.txt",
+    }
+    assert (folder / "train" / "a.csv").read_text() == "1,2\n"
+    assert (folder / "labels.txt").read_text() == "one"
+    assert not (folder / "train").is_symlink()
+    assert folder.stat().st_ino == inode, "jobs that run read this very folder"
+    assert stranger.is_dir(), "what a link led to is not touched"
+    assert [oct(path.stat().st_mode & 0o777) for path in (folder, folder / "train")] == ["0o555", "0o555"]
+    assert list((shelf.root / ".staging").iterdir()) == []
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(folder) in told
+    assert "not part of it" in told
+    caplog.clear()
+    cache.stage(version)
+    assert caplog.records == [], "once put right, there is nothing more to say"
+
+
+def test_a_link_in_the_place_of_a_staged_folder_is_not_taken_for_it(
+    shelf: Shelf, folders: Folders, version: DatasetVersion, tmp_path: Path
+) -> None:
+    cache = DatasetCache(shelf, folders)
+    folder = Path(cache.stage(version))
+    folder.chmod(0o755)
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+
+    assert cache.stage(version) == str(folder)
+
+    assert not folder.is_symlink()
+    assert (folder / "labels.txt").read_text() == "one"
+
+
+def test_looking_at_an_intact_copy_reads_no_file(
+    shelf: Shelf, folders: Folders, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DatasetCache(shelf, folders)
+    cache.stage(version)
+    monkeypatch.setattr("fermion.adapters.datasets.cache.hash_file", lambda path: pytest.fail(f"{path} was read"))
+
+    cache.stage(version)
 
 
 def test_a_version_without_its_files_is_refused(cache: DatasetCache, version: DatasetVersion) -> None:

@@ -80,7 +80,9 @@ def test_a_uri_that_is_no_allowed_folder_is_refused(folders: Folders, root: Path
     with pytest.raises(RequestRefused) as caught:
         folders.scan("digits", uri.format(root=root), now=NOW)
 
-    assert [(problem.field, problem.code) for problem in caught.value.problems] == [("datasets.digits", code)]
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.code) == ("datasets.digits", code)
+    assert ("data.roots in config/fermion.yaml" in problem.fix) is (code == "outside_roots")
 
 
 def test_a_dataset_folder_that_is_itself_a_link_out_is_refused(folders: Folders, tmp_path: Path, root: Path) -> None:

@@ -146,6 +146,7 @@ def test_a_uri_that_is_no_allowed_prefix_is_refused(bucket: Bucket, uri: str, co
         prefixes.scan("digits", uri.format(bucket=bucket.name), now=NOW)
 
     assert codes(caught.value) == [code]
+    assert ("data.roots in config/fermion.yaml" in str(caught.value)) is (code == "outside_roots")
 
 
 def test_keys_that_cannot_be_files_are_all_named(bucket: Bucket) -> None:
@@ -265,8 +266,9 @@ def test_a_store_that_does_not_answer_is_unavailable_and_says_where(tmp_path: Pa
         port = free.getsockname()[1]
     store = make_store(f"http://127.0.0.1:{port}")
 
-    with pytest.raises(OutsideUnavailable, match="s3://bucket/data"):
+    with pytest.raises(OutsideUnavailable, match="s3://bucket/data") as caught:
         Prefixes(store).scan("digits", "s3://bucket/data", now=NOW)
+    assert caught.value.retryable, "it may answer later"
 
 
 def test_secrets_of_the_store_are_in_no_text_of_it() -> None:

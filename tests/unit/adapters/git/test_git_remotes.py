@@ -51,6 +51,8 @@ def test_a_local_repository_is_allowed_below_a_root_and_only_when_embedded(tmp_p
     assert _codes(parse(f"file://{tmp_path}/git/out/a", rules)) == ["outside_roots"]
     assert _codes(parse(f"file://{tmp_path}/gitty", rules)) == ["outside_roots"]
     assert _codes(parse(f"file://host{tmp_path}/git/a", rules)) == ["bad_host"]
+    (outside,) = parse(f"file://{tmp_path}/gitty", rules)  # type: ignore[misc]
+    assert outside.fix == f"Add a folder that holds it to code.file_roots in config/fermion.yaml (now: {tmp_path}/git)."
     assert _codes(parse(f"file://{tmp_path}/git/a", Rules(file_roots=[tmp_path]))) == ["scheme"]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fermion.adapters.files.locks import lock
+from fermion.adapters.files.placing import PLACED_AT
 from fermion.adapters.git.mirror import Limits
 from fermion.adapters.git.remotes import Remote, Rules
 from fermion.adapters.git.repositories import Repositories
@@ -248,6 +249,97 @@ def test_a_checkout_that_was_damaged_is_mended(code: Repositories, repository: A
     assert (folder / "train.py").read_text() == "1"
     assert (folder / "pkg" / "a.py").read_text() == "a"
     assert (folder / "train.py").stat().st_mode & 0o777 == 0o444
+
+
+@pytest.mark.parametrize("how", ["a module", "a folder", "a link", "a folder of compiled code"])
+def test_what_a_job_left_in_a_checkout_is_gone_before_the_next_job_runs_it(
+    code: Repositories, repository: Any, url: str, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    commit = repository.commit({"train.py": "1", "pkg/a.py": "a"})
+    folder = Path(code.checkout(url, commit))
+    for each in (folder, folder / "pkg"):
+        each.chmod(0o755)  # a job that runs as the owner may do that
+    if how == "a module":
+        (folder / "json.py").write_text("evil")
+        os.utime(folder / "json.py", (PLACED_AT, PLACED_AT))
+    if how == "a folder":
+        (folder / "json").mkdir()
+        (folder / "json" / "__init__.py").write_text("evil")
+    if how == "a link":
+        (folder / "pkg" / "b.py").symlink_to(tmp_path / "evil.py")
+    if how == "a folder of compiled code":
+        (folder / "pkg" / "__pycache__").mkdir()
+        (folder / "pkg" / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"evil")
+    inode = folder.stat().st_ino
+
+    assert code.checkout(url, commit) == str(folder)
+
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == {"train.py", "pkg", "pkg/a.py"}
+    assert folder.stat().st_ino == inode, "jobs that run read this very folder"
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(folder) in told
+    assert "not part of it" in told
+    caplog.clear()
+    code.checkout(url, commit)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("how", ["written", "a link in its place", "a folder in its place", "another link", "no link"])
+def test_code_that_a_job_changed_is_put_right_from_the_mirror(
+    code: Repositories, repository: Any, url: str, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (repository.work / "main.py").symlink_to("train.py")
+    commit = repository.commit({"train.py": "1", "pkg/a.py": "a"})
+    folder = Path(code.checkout(url, commit))
+    evil = tmp_path / "evil.py"
+    evil.write_text("evil")
+    os.utime(evil, (PLACED_AT, PLACED_AT))
+    folder.chmod(0o755)
+    if how == "written":
+        (folder / "train.py").chmod(0o644)
+        (folder / "train.py").write_text("evil")
+    if how in ("a link in its place", "a folder in its place"):
+        (folder / "train.py").unlink()
+    if how == "a link in its place":
+        (folder / "train.py").symlink_to(evil)
+        os.utime(folder / "train.py", (PLACED_AT, PLACED_AT), follow_symlinks=False)
+    if how == "a folder in its place":
+        (folder / "train.py").mkdir()
+    if how in ("another link", "no link"):
+        (folder / "main.py").unlink()
+    if how == "another link":
+        (folder / "main.py").symlink_to(evil)
+
+    assert code.checkout(url, commit) == str(folder)
+
+    assert (folder / "train.py").read_text() == "1"
+    assert not (folder / "train.py").is_symlink()
+    assert os.readlink(folder / "main.py") == "train.py"
+    assert evil.read_text() == "evil"
+    assert (folder / "train.py").stat().st_mode & 0o777 == 0o444
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ("main.py" if how in ("another link", "no link") else "train.py") in told
+    caplog.clear()
+    code.checkout(url, commit)
+    assert caplog.records == []
+
+
+def test_the_empty_folder_of_a_submodule_that_is_not_needed_is_part_of_the_checkout(
+    code: Repositories, repository: Any, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    modules = '[submodule "docs"]\n\tpath = vendor/docs\n\turl = https://example.org/docs\n\tupdate = none\n'
+    repository.commit({"train.py": "1", ".gitmodules": modules})
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},vendor/docs")
+    repository.git("commit", "--quiet", "--message", "a submodule")
+    repository.push()
+    commit = repository.git("rev-parse", "HEAD")
+    folder = Path(code.checkout(url, commit))
+    there = sorted(folder.rglob("*"))
+
+    code.checkout(url, commit)
+
+    assert sorted(folder.rglob("*")) == there
+    assert caplog.records == []
 
 
 def test_links_that_lead_out_are_refused_by_name(code: Repositories, repository: Any, url: str, tmp_path: Path) -> None:

@@ -43,19 +43,34 @@ def rendered(
     return parser
 
 
-def test_postgres_and_the_four_components_are_supervised(layout: Layout, postgres: EmbeddedPostgres) -> None:
+def test_postgres_the_router_and_the_four_components_are_supervised(layout: Layout, postgres: EmbeddedPostgres) -> None:
     sections = [name for name in rendered(layout, postgres).sections() if name.startswith("program:")]
 
-    assert sections == ["program:postgres", *(f"program:{name}" for name in AIRFLOW)]
+    assert sections == ["program:postgres", "program:router", *(f"program:{name}" for name in AIRFLOW)]
 
 
-def test_only_postgres_starts_with_the_supervisor_and_it_stops_last(layout: Layout, postgres: EmbeddedPostgres) -> None:
+def test_postgres_and_the_router_start_with_the_supervisor_and_stop_last(
+    layout: Layout, postgres: EmbeddedPostgres
+) -> None:
     parser = rendered(layout, postgres)
 
-    starts = {name: parser[f"program:{name}"]["autostart"] for name in ("postgres", *AIRFLOW)}
-    assert starts == {"postgres": "true", **dict.fromkeys(AIRFLOW, "false")}
+    starts = {name: parser[f"program:{name}"]["autostart"] for name in ("postgres", "router", *AIRFLOW)}
+    assert starts == {"postgres": "true", "router": "true", **dict.fromkeys(AIRFLOW, "false")}
     order = {name: int(parser[f"program:{name}"]["priority"]) for name in starts}
-    assert min(order, key=lambda name: order[name]) == "postgres"
+    assert sorted(order, key=lambda name: order[name])[:2] == ["postgres", "router"]
+
+
+def test_the_router_is_the_supervisors_own_child_with_a_log_of_its_own(
+    layout: Layout, postgres: EmbeddedPostgres
+) -> None:
+    """A wrapper between them would be what the supervisor sees and signals."""
+    section = rendered(layout, postgres)["program:router"]
+
+    program = section["command"].split('"')[1]
+    assert Path(program).name == "envoy"
+    assert Path(program).read_bytes()[:4] == b"\x7fELF"
+    assert f'"{layout.router / "bootstrap.json"}"' in section["command"].replace("%%", "%")
+    assert section["stdout_logfile"].replace("%%", "%") == str(layout.logs / "router.log")
 
 
 def test_paths_with_spaces_and_percent_signs_arrive_whole(layout: Layout, postgres: EmbeddedPostgres) -> None:

@@ -144,6 +144,16 @@ def test_only_an_unfinished_task_is_failed_and_the_run_goes_on() -> None:
     assert runs.state("train_model", "r1").state == "absent"
 
 
+def test_an_unfinished_task_that_nobody_needs_is_skipped() -> None:
+    runs = MemoryRuns()
+    runs.trigger("deploy_service", "r1", {})
+    runs.put_task("deploy_service", "r1", "canary", "success")
+    runs.put_task("deploy_service", "r1", "approve", "awaiting_input")
+    for task in ("canary", "approve"):
+        runs.skip_task("deploy_service", "r1", task)
+    assert runs.state("deploy_service", "r1").tasks == {"canary": "success", "approve": "skipped"}
+
+
 def test_a_cut_line_to_the_engine_is_unavailable() -> None:
     runs = MemoryRuns()
     runs.line.cut()

@@ -49,6 +49,14 @@ def test_a_version_is_a_read_only_folder_with_its_manifest_beside_the_files(root
     assert folder.stat().st_mode & 0o777 == 0o555
 
 
+@pytest.mark.parametrize("name", ["01", "１", "١"])
+def test_a_folder_whose_name_only_reads_like_a_number_is_no_version(root: Path, output: Path, name: str) -> None:
+    version = LocalModels(root).publish(draft(), output, key="job-1-a1")
+    (root / "digits" / name).mkdir()
+
+    assert LocalModels(root).versions("digits") == (version,)
+
+
 def test_the_manifest_can_be_read_without_this_program(root: Path, output: Path) -> None:
     version = LocalModels(root).publish(draft(), output, key="job-1-a1")
 

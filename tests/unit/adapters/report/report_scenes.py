@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from builders import at, make_ended_lease, make_job, make_pool, make_spec
 from fermion.domain.artifacts import FileEntry, ModelVersion, tree_checksum
@@ -191,6 +192,28 @@ def _model(job: Job) -> ModelVersion:
     )
 
 
+def _published(run: str, **changes: Any) -> Job:
+    """A job whose model is version 7 of digits."""
+    defaults: dict[str, Any] = {
+        "spec": SPEC,
+        "phase": Phase.COMPLETED,
+        "explanation": Explanation(
+            Reason.MODEL_PUBLISHED, "Version 7 of digits is in the repository, 2 files with 1.8 MiB."
+        ),
+        "run": ("train_model", run),
+        "pins": PINS,
+        "submitted_at": at(0),
+        "model_version": 7,
+    }
+    return make_job(**{**defaults, **changes})
+
+
+def _of_exit(value: str | float, unit: str, at_s: float) -> Figure:
+    """What the runner's exit record says."""
+    source = "the runner's exit record"
+    return Figure(value=value, unit=unit, source=source, method=Method.MEASURED, observed_at=at(at_s))
+
+
 _FETCH = (
     span("check_quota", 0.4, 1.1),
     span("enqueue", 1.6, 1.65),
@@ -202,20 +225,12 @@ _FETCH = (
 
 def completed() -> Scene:
     """All went well."""
-    job = make_job(
-        spec=SPEC,
-        phase=Phase.COMPLETED,
-        explanation=Explanation(
-            Reason.MODEL_PUBLISHED, "Version 7 of digits is in the repository, 2 files with 1.8 MiB."
-        ),
-        run=("train_model", "manual__2026-03-02T12:00:00+00:00"),
-        pins=PINS,
+    job = _published(
+        "manual__2026-03-02T12:00:00+00:00",
         progress=Progress(percent=100, epoch=12, epochs=12, at=at(60)),
-        submitted_at=at(0),
         queued_at=at(1.65),
         started_at=at(23.2),
         ended_at=at(64.1),
-        model_version=7,
     )
     lease = make_ended_lease(
         "lease-000041", gpus=2, granted_at=at(23.2), ended_s=61.4, token=41, exec_at=at(23.42), exit_at=at(61.1)
@@ -244,11 +259,7 @@ def completed() -> Scene:
             _decision(121, "admit", "grant", "2 of 3 free GPUs on node n0 are granted.", 23.2, free=3, wanted=2),
         ],
         model=_model(job),
-        figures={
-            "exit_code": Figure(
-                value=0, unit="code", source="the runner's exit record", method=Method.MEASURED, observed_at=at(61.1)
-            )
-        },
+        figures={"exit_code": _of_exit(0, "code", 61.1)},
         log_tail="loading 1,437 training and 360 test samples\n"
         + "\n".join(f"epoch {e}/12 loss {2.3 * math.exp(-e / 4) + 0.05:.4f}" for e in range(1, 13))
         + "\nsaved model.npz\n",
@@ -343,44 +354,16 @@ def out_of_memory() -> Scene:
             _decision(130, "admit", "grant", "2 of 8 free GPUs on node n0 are granted.", 10.3, free=8, wanted=2)
         ],
         figures={
-            "exit_signal": Figure(
-                value="SIGKILL",
-                unit="signal",
-                source="the runner's exit record",
-                method=Method.MEASURED,
-                observed_at=at(30.8),
-            ),
-            "max_rss_mib": Figure(
-                value=2063.5,
-                unit="mib",
-                source="the runner's exit record",
-                method=Method.MEASURED,
-                observed_at=at(30.8),
-            ),
+            "exit_signal": _of_exit("SIGKILL", "signal", 30.8),
+            "max_rss_mib": _of_exit(2063.5, "mib", 30.8),
         },
         log_tail="epoch 4/12 loss 0.9140\nepoch 5/12 loss 0.7411\nloading the whole archive into memory\nrunner: 2063.5 MiB is over the limit of 2048 MiB; ending the training\n",
         now_s=33.1,
     )
 
 
-def preempted() -> Scene:
-    """Lost its GPUs after six epochs, went on from the checkpoint ten minutes later, published."""
-    job = make_job(
-        spec=SPEC,
-        phase=Phase.COMPLETED,
-        explanation=Explanation(
-            Reason.MODEL_PUBLISHED, "Version 7 of digits is in the repository, 2 files with 1.8 MiB."
-        ),
-        run=("train_model", "scheduled__2026-03-02T12:00:00+00:00"),
-        pins=PINS,
-        attempt=2,
-        progress=Progress(percent=100, epoch=12, epochs=12, at=at(950)),
-        submitted_at=at(0),
-        queued_at=at(312),
-        started_at=at(60),
-        ended_at=at(968),
-        model_version=7,
-    )
+def _two_leases() -> list[Lease]:
+    """The first was taken for a higher priority; the newest comes first."""
     first = make_ended_lease(
         "lease-000041",
         gpus=2,
@@ -402,9 +385,22 @@ def preempted() -> Scene:
         exit_at=at(961),
         attempt=2,
     )
+    return [second, first]
+
+
+def preempted() -> Scene:
+    """Lost its GPUs after six epochs, went on from the checkpoint ten minutes later, published."""
+    job = _published(
+        "scheduled__2026-03-02T12:00:00+00:00",
+        attempt=2,
+        progress=Progress(percent=100, epoch=12, epochs=12, at=at(950)),
+        queued_at=at(312),
+        started_at=at(60),
+        ended_at=at(968),
+    )
     return Scene(
         job=job,
-        leases=[second, first],
+        leases=_two_leases(),
         spans=[
             *_FETCH,
             span("save_model", 963, 968, attempt=2),
@@ -440,10 +436,8 @@ HOSTILE = (
 """What a name, a message, a metric or a log line may hold at worst."""
 
 
-def hostile() -> Scene:
-    """Every string that a stranger can choose is ``HOSTILE``."""
-    seen = completed()
-    job = make_job(
+def _hostile_job() -> Job:
+    return make_job(
         spec=make_spec(
             name=HOSTILE,
             owner=HOSTILE,
@@ -469,8 +463,13 @@ def hostile() -> Scene:
         ended_at=at(70),
         stop_requested_by=HOSTILE,
     )
+
+
+def hostile() -> Scene:
+    """Every string that a stranger can choose is ``HOSTILE``."""
+    seen = completed()
     return Scene(
-        job=job,
+        job=_hostile_job(),
         leases=[
             make_ended_lease(
                 HOSTILE, granted_at=at(10), ended_s=60, node=HOSTILE, cause=HOSTILE, exec_at=at(11), exit_at=at(59)
