@@ -12,16 +12,16 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from fermion.errors import DriverCannot, NotFound
+from fermion.errors import DriverCannot, NotFound, SettingsInvalid
 from fermion.usecases.context import Context, Rules
 
 if TYPE_CHECKING:
-    from fermion.adapters.datasets.origin import Origins
+    from fermion.adapters.datasets.origin import Origin, Origins
     from fermion.adapters.git.repositories import Repositories
     from fermion.adapters.local_platform.installation import LocalPlatform
     from fermion.adapters.s3.client import S3Store
     from fermion.domain.retention import Retention
-    from fermion.ports import Clock, Driver, EngineUpkeep, ModelRepository, Runs
+    from fermion.ports import Clock, Driver, EngineUpkeep, Inference, Measurements, ModelCache, ModelRepository, Runs
     from fermion.settings import DataSettings, ModelsSettings, Settings
 
 __all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs", "preload"]
@@ -73,15 +73,34 @@ def _build(settings: Settings, database_url: str, secrets: Secrets | None) -> Co
             datasets=dict(settings.datasets),
             memory_mib=settings.defaults.memory_mib,
             retention=_retention(settings),
+            looks_from_measurements=settings.metrics.looks == "prometheus",
         ),
         runs=open_runs(settings),
+        inference=_inference(),
         upkeep=_upkeep(settings),
+        measurements=_measurements(settings, secrets),
     )
+
+
+def _inference() -> Inference:
+    from fermion.adapters.inference.client import ProtocolInference
+
+    return ProtocolInference()
+
+
+def _measurements(settings: Settings, secrets: Secrets | None) -> Measurements | None:
+    wanted = settings.metrics
+    if wanted.prometheus is None:
+        return None
+    from fermion.adapters.prometheus import PrometheusMeasurements
+
+    keys = secrets(wanted.connection) if wanted.connection and secrets else None
+    return PrometheusMeasurements(wanted.prometheus, labels=wanted.labels, keys=keys)
 
 
 def _datasets(settings: Settings, secrets: Secrets | None) -> Origins:
     from fermion.adapters.datasets.folder import Folders
-    from fermion.adapters.datasets.origin import Origin, Origins
+    from fermion.adapters.datasets.origin import Origins
 
     index = settings.work_dir / "cache" / "scans"
     prefixes = [root.removeprefix("s3://") for root in settings.data.roots if root.startswith("s3://")]
@@ -97,6 +116,7 @@ def _datasets(settings: Settings, secrets: Secrets | None) -> Origins:
 def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secrets: Secrets | None) -> Driver:
     from fermion.adapters import process
     from fermion.adapters.datasets.cache import DatasetCache
+    from fermion.adapters.envoy.router import EnvoyRouter
     from fermion.adapters.files.shelf import Shelf, linked_below
     from fermion.adapters.process.environments import About
 
@@ -116,6 +136,8 @@ def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secret
         clock=clock,
         datasets=DatasetCache(datasets, source),
         code=_code(settings, secrets),
+        models=_staged_models(settings, secrets),
+        router=EnvoyRouter(settings.router_dir, clock),
         locks={image: Path(each.lock) for image, each in settings.images.items()},
         about={image: About(each.category, each.framework) for image, each in settings.images.items()},
         declared_slots=cluster.declared_slots,
@@ -123,6 +145,25 @@ def _driver(settings: Settings, name: str, clock: Clock, source: Origins, secret
         production=settings.environment == "production",
         environments_limit_bytes=settings.caches.images_bytes,
     )
+
+
+def _staged_models(settings: Settings, secrets: Secrets | None) -> ModelCache:
+    """Published models beside the replicas, whatever the repository is."""
+    from fermion.adapters.datasets.folder import Folders
+    from fermion.adapters.datasets.origin import Origins
+    from fermion.adapters.files.shelf import Shelf
+    from fermion.adapters.models.staged import StagedModels
+
+    by_scheme: dict[str, Origin] = {}
+    uri = settings.models_uri
+    if uri.startswith("s3://"):
+        from fermion.adapters.datasets.prefix import Prefixes
+
+        by_scheme["s3"] = Prefixes(_object_store(settings.models, secrets), allowed=[uri.removeprefix("s3://")])
+    else:
+        by_scheme["file"] = Folders([Path(uri.removeprefix("file://"))])
+    shelf = Shelf(settings.work_dir / "cache" / "models")
+    return StagedModels(shelf, Origins(by_scheme), size_limit=settings.caches.models_bytes)
 
 
 def _code(settings: Settings, secrets: Secrets | None) -> Repositories:
@@ -189,22 +230,10 @@ def _upkeep(settings: Settings) -> EngineUpkeep | None:
         return None
     from fermion.adapters.engine.upkeep import AirflowUpkeep
 
-    return AirflowUpkeep(lambda: _airflow_environment(settings), settings.state / "airflow" / "logs")
+    def environment() -> Mapping[str, str]:
+        return _local_platform(settings.root, settings.state, os.environ).airflow_environment()
 
-
-def _airflow_environment(settings: Settings) -> Mapping[str, str]:
-    from fermion.adapters.local_platform import addresses, keys, postgres, programs
-    from fermion.adapters.local_platform.layout import Layout
-
-    layout = Layout(root=settings.root, state=settings.state)
-    where = addresses.read(layout.ports_file)
-    if where is None:
-        raise NotFound(f"{layout.ports_file} does not exist: the platform was never up here.", what="airflow")
-    made = keys.keep_keys(layout.secrets)
-    server = postgres.EmbeddedPostgres(data=layout.postgres, keys=made, port=where.postgres)
-    # A task's own environment says that the database is not its business; what runs here is no task.
-    caller = {name: value for name, value in os.environ.items() if not name.startswith("_AIRFLOW")}
-    return programs.environment(layout, made, where, server, caller=caller)
+    return AirflowUpkeep(environment, settings.state / "airflow" / "logs")
 
 
 def open_runs(settings: Settings) -> Runs:
@@ -259,9 +288,21 @@ def migrate(database_url: str) -> str:
 
 def local_platform(environ: Mapping[str, str]) -> LocalPlatform:
     """The embedded installation that ``environ`` means: FERMION_STATE, else ``run`` in FERMION_ROOT, else in the checkout."""
+    root = Path(environ.get("FERMION_ROOT") or Path(__file__).parents[2]).resolve()
+    state = Path(environ.get("FERMION_STATE") or root / "run").resolve()
+    return _local_platform(root, state, environ)
+
+
+def _local_platform(root: Path, state: Path, environ: Mapping[str, str]) -> LocalPlatform:
     from fermion.adapters.local_platform.installation import LocalPlatform
     from fermion.adapters.local_platform.layout import Layout
 
-    root = Path(environ.get("FERMION_ROOT") or Path(__file__).parents[2]).resolve()
-    state = Path(environ.get("FERMION_STATE") or root / "run").resolve()
-    return LocalPlatform(Layout(root=root, state=state), caller=environ, migrate=migrate)
+    def scrape_port() -> int | None:
+        from fermion.settings import load
+
+        try:
+            return load(environ=environ).metrics.scrape_port
+        except SettingsInvalid:
+            return None  # Everything else says so too, and it is no reason to stay down.
+
+    return LocalPlatform(Layout(root=root, state=state), caller=environ, migrate=migrate, scrape_port=scrape_port)

@@ -1,4 +1,7 @@
-"""Serve the line: decide who starts, write leases and reasons in one transaction, then resume the granted workloads."""
+"""Serve the line: decide who starts, write leases and reasons in one transaction, then resume the granted workloads.
+
+Jobs and replicas of services stand in one line; what is particular to replicas is in ``claims.py``.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,15 @@ from fermion.domain.workloads import Grant as Leave
 from fermion.domain.workloads import workload_name
 from fermion.errors import FermionError
 from fermion.ports import Transaction
+from fermion.usecases.claims import (
+    Claim,
+    GrantedReplica,
+    grant_claims,
+    pools_in_line,
+    read_claims,
+    resume_replica,
+    tell_claims,
+)
 from fermion.usecases.context import Context
 from fermion.usecases.lines import Line, is_told, keep_line, take_line
 from fermion.usecases.moving import PLATFORM, write_moves
@@ -66,9 +78,10 @@ class Granted:
 
 
 def admit(ctx: Context) -> Sequence[Granted]:
-    """Everything that could be granted now, resumed. Repeating it at once grants nothing more."""
+    """Every job that could be granted now, resumed, and likewise every replica. Repeating it at once grants nothing more."""
     with ctx.store.read() as tx:
-        wanted = tx.jobs.pools({Phase.WAITING})
+        claimed = pools_in_line(tx)
+        wanted = tx.jobs.pools({Phase.WAITING}) | claimed
         if not wanted:
             return ()
         pools = ctx.pools(tx)
@@ -77,7 +90,12 @@ def admit(ctx: Context) -> Sequence[Granted]:
     _tell_poolless(ctx, poolless)
     granted: list[Granted] = []
     for cohort, members in groups.items():
-        granted += _admit_cohort(ctx, cohort, members)
+        # A replica that joins the line just now is seen by the next round.
+        has_claims = any(pool.id in claimed for pool in members)
+        jobs, replicas = _admit_cohort(ctx, cohort, members, has_claims=has_claims)
+        granted += jobs
+        for replica in replicas:
+            resume_replica(ctx, replica, leave_of(replica.lease, pools.get(replica.lease.pool)))
     for each in granted:
         resume(ctx, each, groups)
     return granted
@@ -132,22 +150,46 @@ def leave_of(lease: Lease, pool: Pool | None) -> Leave:
     return Leave(token=lease.token, slices=lease.slices, devices_are_declared=declared)
 
 
-def _admit_cohort(ctx: Context, cohort: str, pools: Sequence[Pool]) -> list[Granted]:
+def _admit_cohort(
+    ctx: Context, cohort: str, pools: Sequence[Pool], *, has_claims: bool
+) -> tuple[list[Granted], list[GrantedReplica]]:
     with ctx.store.begin(exclusive=f"admission:{cohort}") as tx:
         now = ctx.clock.now()
         line = take_line(ctx, tx, cohort, pools, now)
+        claims = read_claims(tx, pools) if has_claims else {}
         memory = recall(tx, cohort)
-        snapshot = take_snapshot(tx, pools, line.waiting, memory, now)
+        waiting = (*line.waiting, *(claim.to_waiting() for claim in claims.values()))
+        snapshot = take_snapshot(tx, pools, waiting, memory, now)
         made = decide(snapshot, now)
         reasons = _due_reasons(line, made)
         fresh = _read_to_write(tx, line, {*reasons, *(grant.job_id for grant in made.grants)})
         round_id = _keep_round(tx, cohort, snapshot, line, made)
-        granted = _grant_all(ctx, tx, fresh, made, round_id)
+        untold = _untold(line, [(fresh[each], reasons[each]) for each in reasons if each in fresh])
+        granted = _grant_and_tell(ctx, tx, line, fresh, untold, made, round_id)
+        replicas = _serve_claims(tx, claims, made, round_id)
         ending = {**snapshot.ending, **_ask_victims(tx, snapshot, made, round_id)}
-        _tell(tx, line, [(fresh[each], reasons[each]) for each in reasons if each in fresh], round_id, now)
         left = Memory(use=snapshot.use, reservations=made.reservations, ending=ending)
         _remember(tx, cohort, memory, left, made)
     keep_line(ctx, cohort, line)
+    return granted, replicas
+
+
+def _serve_claims(tx: Transaction, claims: Mapping[str, Claim], made: Round, round_id: str) -> list[GrantedReplica]:
+    """Grant replicas, and store why the others wait, each with its decision."""
+    if not claims:
+        return []
+    granted = grant_claims(tx, claims, [grant for grant in made.grants if grant.job_id in claims], made)
+    names = {each.row.name for each in granted}
+    told = tell_claims(
+        tx,
+        claims,
+        {name: made.explain(name) for name in claims if name not in names},
+        made.decided_at,
+    )
+    for name in names:
+        tx.records.add_decision(_decision("admit", name, "granted", made.explain(name), round_id, made.decided_at))
+    for name, why in told:
+        tx.records.add_decision(_decision("admit", name, "waits", why, round_id, made.decided_at))
     return granted
 
 
@@ -175,25 +217,44 @@ def take_snapshot(
 
 def _read_to_write(tx: Transaction, line: Line, ids: set[str]) -> dict[str, Job]:
     """The jobs as stored, kept from being changed by others until the commit."""
-    fresh = {job_id: line.fresh[job_id] for job_id in ids & line.fresh.keys()}
-    return fresh | {job.id: job for job in tx.jobs.get_all(ids - fresh.keys())}
+    found = {job_id: line.jobs[job_id] for job_id in ids & line.fresh}
+    known = [line.jobs[job_id] for job_id in ids - line.fresh if job_id in line.jobs]
+    found |= {job.id: job for job in tx.jobs.hold(known)}
+    return found | {job.id: job for job in tx.jobs.get_all(ids - found.keys())}
 
 
-def _grant_all(ctx: Context, tx: Transaction, fresh: Mapping[str, Job], made: Round, round_id: str) -> list[Granted]:
-    """Move, lease, span and decision of each, every kind in one statement. A job that is not waiting any more gets nothing."""
+def _grant_and_tell(
+    ctx: Context,
+    tx: Transaction,
+    line: Line,
+    fresh: Mapping[str, Job],
+    untold: Sequence[Job],
+    made: Round,
+    round_id: str,
+) -> list[Granted]:
+    """Move, lease, span and decision of each that starts, and why the others wait; every kind in one statement.
+
+    A job that is not waiting any more gets nothing.
+    """
     asked = [(fresh[grant.job_id], grant) for grant in made.grants if grant.job_id in fresh]
     waiting = [(job, grant) for job, grant in asked if job.phase is Phase.WAITING and job.stop_requested_at is None]
     why = {job.id: made.explain(job.id) for job, _ in waiting}
-    moved = write_moves(ctx, tx, [(job, Move(to=Phase.STARTING, explanation=why[job.id])) for job, _ in waiting])
+    moves = [(job, Move(to=Phase.STARTING, explanation=why[job.id])) for job, _ in waiting]
+    tokens = tx.leases.next_tokens(len(waiting))
+    saved = write_moves(ctx, tx, moves, also=untold)
     granted = [
-        Granted(moved[job.id], _lease(job, grant, token, made.decided_at))
-        for (job, grant), token in zip(waiting, tx.leases.next_tokens(len(waiting)), strict=True)
-        if job.id in moved
+        Granted(saved[job.id], _lease(job, grant, token, made.decided_at))
+        for (job, grant), token in zip(waiting, tokens, strict=True)
+        if job.id in saved
     ]
-    tx.leases.add_all([each.lease for each in granted])
-    tx.records.put_spans([_waited(job, made.decided_at) for job, _ in waiting if job.id in moved])
+    tx.records.put_spans([_waited(tx, job, made.decided_at) for job, _ in waiting if job.id in saved])
     for each in granted:
         tx.records.add_decision(_decision("admit", each.job.id, "granted", why[each.job.id], round_id, made.decided_at))
+    for job in (saved[job.id] for job in untold if job.id in saved):
+        tx.records.add_decision(_decision("admit", job.id, "waits", job.explanation, round_id, made.decided_at))
+        line.tell(job)
+    # Last: the store may be writing the jobs while all the above is made.
+    tx.leases.add_all([each.lease for each in granted])
     return granted
 
 
@@ -216,12 +277,15 @@ def _lease(job: Job, grant: Grant, token: int, now: datetime) -> Lease:
     )
 
 
-def _waited(job: Job, until: datetime) -> StageSpan:
+def _waited(tx: Transaction, job: Job, until: datetime) -> StageSpan:
+    """The attempt's time in line, while it was fetched too: from joining it, or from the end of the last lease, to the grant."""
+    before = tx.leases.of_holder(HolderKind.JOB, job.id) if job.attempt > 1 else ()
+    ends = [lease.ended_at for lease in before if lease.ended_at is not None]
     return StageSpan(
         job_id=job.id,
         attempt=job.attempt,
         stage="wait_for_gpus",
-        started_at=job.changed_at,
+        started_at=max(ends, default=job.queued_at or job.changed_at),
         ended_at=until,
         outcome="succeeded",
     )
@@ -257,24 +321,21 @@ def _due_reasons(line: Line, made: Round) -> dict[str, Explanation]:
     if line.told_at is None or made.decided_at - line.told_at >= TOLD_EVERY:
         line.told_at = made.decided_at
         for job_id, explanation in made.explanations(limit=TOLD_AT_ONCE).items():
-            if line.places[job_id].reason is not explanation.reason:
+            place = line.places.get(job_id)  # a replica has none
+            if place is not None and place.reason is not explanation.reason:
                 due[job_id] = explanation
     return due
 
 
-def _tell(
-    tx: Transaction, line: Line, reasons: Sequence[tuple[Job, Explanation]], round_id: str, now: datetime
-) -> None:
-    """Store why these jobs wait, in one statement. Of one that stages, or that another process told the same, nothing."""
+def _untold(line: Line, reasons: Sequence[tuple[Job, Explanation]]) -> list[Job]:
+    """These jobs with why they wait, to be stored. Of one that stages, or that another process told the same, nothing."""
     due = []
     for job, why in reasons:
         if is_told(job) and job.explanation.reason is why.reason:
-            line.tell(job.id, why.reason)
+            line.tell(job)
         elif job.phase is Phase.WAITING:
             due.append(replace(job, explanation=why))
-    for job in tx.jobs.save_all(due).values():
-        tx.records.add_decision(_decision("admit", job.id, "waits", job.explanation, round_id, now))
-        line.tell(job.id, job.explanation.reason)
+    return due
 
 
 def _decision(kind: str, subject: str, verdict: str, why: Explanation, round_id: str, now: datetime) -> Decision:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fermion.domain.counting import counted
 from fermion.domain.jobs import Job, Move, Phase, Pins
-from fermion.domain.problems import Problem
+from fermion.domain.problems import Problem, lines_of
 from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.request import Reading
 from fermion.errors import RequestRefused
@@ -15,8 +16,11 @@ from fermion.usecases.examine import Findings, examine
 from fermion.usecases.moving import load, settle, stage_span, write_move
 
 
-def check(ctx: Context, job_id: str) -> Job:
+def check(ctx: Context, job_id: str, answered: Findings | None = None) -> Job:
     """The job with its pins, ready to join the line. Checked before: answered as it is.
+
+    ``answered`` is what looking its request up has just answered, before there was a job whose time it could be; without it,
+    it is looked up now, as a stage of the job.
 
     Raises:
         RequestRefused: it can never run as asked; the job has failed with ``check_refused`` and all problems.
@@ -26,8 +30,10 @@ def check(ctx: Context, job_id: str) -> Job:
         job = load(tx, job_id)
     if job.phase is not Phase.SUBMITTED or job.pins is not None:
         return _again(job)
-    with stage_span(ctx, job, "check_quota"):
-        found = examine(ctx, Reading.of(job.spec))
+    if answered is None:
+        with stage_span(ctx, job, "check_quota"):
+            answered = examine(ctx, Reading.of(job.spec))
+    found = answered
 
     def write(tx: Transaction, job: Job) -> Job | None:
         if job.phase is not Phase.SUBMITTED or job.pins is not None:
@@ -61,8 +67,7 @@ def _pin(tx: Transaction, job: Job, found: Findings) -> Job | None:
 
 
 def _refusal(problems: list[Problem]) -> Move:
-    count = len(problems)
-    message = "\n- ".join([f"The request has {count} problem{'s' if count != 1 else ''}:", *map(str, problems)])
+    message = "\n- ".join([f"The request has {counted(len(problems), 'problem')}:", *lines_of(problems)])
     return Move(
         to=Phase.FAILED,
         explanation=Explanation(

@@ -14,6 +14,8 @@ from fermion.ports import (
     Driver,
     EngineUpkeep,
     FormChoices,
+    Inference,
+    Measurements,
     ModelRepository,
     Reports,
     Runs,
@@ -24,13 +26,15 @@ from fermion.ports import (
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """The configured part of every decision. ``datasets`` maps a dataset's name to its URI."""
+    """The configured part of every decision. ``datasets`` maps a dataset's name to its URI; ``looks_from_measurements``:
+    rollouts look at what the metrics system recorded, not at the router itself."""
 
     policies: Mapping[str, PoolPolicy] = field(default_factory=dict)
     default_policy: PoolPolicy = field(default_factory=PoolPolicy)
     datasets: Mapping[str, str] = field(default_factory=dict)
     memory_mib: int | None = None
     retention: Retention = field(default_factory=Retention)
+    looks_from_measurements: bool = False
 
     def policy(self, pool_id: str) -> PoolPolicy:
         """The pool's own policy, else the default."""
@@ -41,7 +45,7 @@ class Rules:
 class Context:
     """The platform as use cases see it. ``drivers`` maps a cluster's name to its driver; ``runs`` is None where nobody
     can ask the workflow engine (then jobs whose runs vanished are not found), ``upkeep`` where somebody else keeps its
-    past in bounds."""
+    past in bounds, ``measurements`` where no metrics system is configured: then figures are the router's own."""
 
     store: Store
     clock: Clock
@@ -52,7 +56,9 @@ class Context:
     choices: FormChoices
     rules: Rules
     runs: Runs | None = None
+    inference: Inference | None = None
     upkeep: EngineUpkeep | None = None
+    measurements: Measurements | None = None
 
     def driver_of(self, pool_id: str) -> Driver:
         """The driver of the pool's cluster.

@@ -58,7 +58,15 @@ def known_datasets(ctx: Context) -> Mapping[str, str]:
         return {**_registered(tx), **ctx.rules.datasets}
 
 
-def register_dataset(ctx: Context, name: str, uri: str, *, actor: str) -> DatasetVersion:
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What was registered. ``is_new``: the dataset never had this content before."""
+
+    version: DatasetVersion
+    is_new: bool
+
+
+def register_dataset(ctx: Context, name: str, uri: str, *, actor: str) -> Registration:
     """The version that lies there now; jobs may ask for the dataset from now on, and the next sync announces the version.
 
     Registered again it gets its next version, or moves to the other place.
@@ -79,22 +87,24 @@ def register_dataset(ctx: Context, name: str, uri: str, *, actor: str) -> Datase
         raise RequestRefused(problems, what="dataset")
     with ctx.store.begin(exclusive=REGISTERED) as tx:
         tx.records.put_memory(REGISTERED, {**_registered(tx), name: uri}, now=ctx.clock.now())
-        tx.catalog.put_dataset_version(version)
+        is_new = tx.catalog.put_dataset_version(version)
         _tell(ctx, tx, actor, "dataset.registered", name, f"{name} at {uri}, {version.checksum}")
-    return version
+    return Registration(version, is_new)
 
 
 def forget_dataset(ctx: Context, name: str, *, actor: str) -> None:
     """No further job can ask for the dataset; its files and its versions, which jobs have pinned, stay.
 
     Raises:
-        NotFound: nobody registered it; those of the configuration are taken out there.
+        NotFound: nobody registered it; those of the configuration are taken out there, and the message says where.
     """
     with ctx.store.begin(exclusive=REGISTERED) as tx:
         registered = _registered(tx)
         if name not in registered:
-            message = f"dataset {name!r} is not registered; `fermion datasets` lists what is, and from where."
-            raise NotFound(message, what="dataset")
+            how = "`fermion datasets` lists what is"
+            if name in ctx.rules.datasets:
+                how = "it is configured; take it out of datasets in config/fermion.yaml"
+            raise NotFound(f"dataset {name!r} is not registered: {how}.", what="dataset")
         tx.records.put_memory(
             REGISTERED, {other: uri for other, uri in registered.items() if other != name}, now=ctx.clock.now()
         )

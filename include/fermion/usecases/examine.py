@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from fermion.domain.artifacts import DatasetVersion
 from fermion.domain.entrypoints import script_of
-from fermion.domain.limits import never_fits
+from fermion.domain.limits import never_fits, over_memory
 from fermion.domain.pools import Pool
 from fermion.domain.problems import Problem
 from fermion.domain.request import Reading
@@ -85,6 +85,7 @@ def _check_pool(ctx: Context, asked: Reading, found: Findings) -> None:
         found.problems.append(_problem("pool", "unknown_pool", message, f"Choose one of: {_listed(pools)}."))
         return
     found.problems.extend(_over_limits(asked, pools[wanted], pools.values()))
+    found.problems.extend(_over_memory(asked, pools[wanted]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,11 @@ def _over_limits(asked: Reading, pool: Pool, cohort: Iterable[Pool]) -> Sequence
         max_runtime=values.get("max_runtime"),
     )
     return never_fits(size, pool, cohort=list(cohort))
+
+
+def _over_memory(asked: Reading, pool: Pool) -> Sequence[Problem]:
+    wanted = asked.values.get("memory_mib")
+    return () if wanted is None else over_memory(wanted, pool, gpus_per_node=asked.values.get("gpus_per_node", 1))
 
 
 def _check_image(drivers: Sequence[Driver], asked: Reading, found: Findings) -> None:
@@ -192,7 +198,7 @@ def _gather(found: Findings, name: str, look_up: Callable[[], T]) -> T | None:
 
 def _not_looked_up(name: str, silent: OutsideUnavailable) -> Problem:
     message = f"it could not be looked up: {silent.message}"
-    return _problem(name, "not_looked_up", message, "It may be right; it is checked when the request is sent again.")
+    return _problem(name, "not_looked_up", message, "Whether it is right is not known yet.")
 
 
 def _problem(name: str, code: str, message: str, fix: str) -> Problem:

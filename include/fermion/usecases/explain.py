@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from fermion.domain.admission import decide
 from fermion.domain.forecast import Forecast, expected_starts
-from fermion.domain.jobs import IN_LINE, Job
+from fermion.domain.jobs import HOLDING, IN_LINE, Job
+from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.payloads import to_payload
 from fermion.domain.reasons import Explanation
+from fermion.domain.running import numbers_of
+from fermion.domain.watching import last_failure, runtime_limit, with_failure
 from fermion.usecases.admit import group_pools, recall, take_snapshot, without_pool
 from fermion.usecases.context import Context
+from fermion.usecases.failing import failure_payload
 from fermion.usecases.lines import read_line
 from fermion.usecases.moving import load
 
@@ -20,24 +25,39 @@ HISTORY = timedelta(days=30)
 
 def explain(ctx: Context, job_id: str) -> dict[str, object]:
     """Reason, sentence, numbers and expected start, JSON-ready. For a job in line they are computed now; nothing is changed.
+    Of a job that holds GPUs the numbers tell since when, how far it is, and when it should end.
 
     ``expected_start`` holds ``p50`` and ``p90`` as times, or a ``reason`` why nobody can tell; None for a job not in line.
+    ``last_failure`` is the last failed try of the stage that the job is in, and what is known of the next; None when none failed.
 
     Raises:
         NotFound: no such job.
     """
     with ctx.store.read() as tx:
         job = load(tx, job_id)
+        leases = tx.leases.of_holder(HolderKind.JOB, job_id, live_only=True)
+        failed = last_failure(job, tx.records.spans(job_id))
     explanation, forecast = _in_line(ctx, job) if job.phase in IN_LINE else (job.explanation, None)
+    failure = None if failed is None else failure_payload(ctx, job, failed)
+    message = with_failure(explanation.message, failed)
     return {
         "job": job.id,
         "status": str(job.status),
         "phase": str(job.phase),
         "reason": str(explanation.reason),
-        "message": explanation.message,
-        "numbers": dict(explanation.numbers),
+        "message": f"{message} {failure['next_try']}" if failure and failure["next_try"] else message,
+        "numbers": {**explanation.numbers, **_running(ctx, job, leases)},
+        "last_failure": failure,
         "expected_start": None if forecast is None else to_payload(forecast),
     }
+
+
+def _running(ctx: Context, job: Job, leases: Sequence[Lease]) -> dict[str, object]:
+    held = [lease for lease in leases if lease.attempt == job.attempt]
+    if job.phase not in HOLDING or not held:
+        return {}
+    limit = runtime_limit(job, ctx.rules.policy(job.spec.pool))
+    return numbers_of(job, held[-1], limit=limit, now=ctx.clock.now())
 
 
 def _in_line(ctx: Context, job: Job) -> tuple[Explanation, Forecast | None]:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from fermion.domain.forms import to_form
 from fermion.domain.jobs import Job, Move, Phase
 from fermion.domain.reasons import Explanation, Reason
-from fermion.errors import FermionError, RequestRefused
+from fermion.domain.request import read_request
+from fermion.errors import FermionError
 from fermion.ports import Runs
 from fermion.usecases.check import check
 from fermion.usecases.context import Context
+from fermion.usecases.examine import examine
 from fermion.usecases.moving import settle, write_move
 from fermion.usecases.submit import submit
 
@@ -20,21 +22,26 @@ DAG_ID = "train_model"
 def launch(ctx: Context, runs: Runs, raw: Mapping[str, object], *, actor: str, restart_of: str | None = None) -> Job:
     """The job, checked, with its run started under the job's id.
 
+    Everything that must answer is asked before there is a job, so that a request that is sent again leaves nothing behind.
+
     Raises:
         RequestRefused: the request can never run as asked; all problems are listed.
-        OutsideUnavailable: something did not answer, so that no run was started; the job has failed and says so.
+        OutsideUnavailable: something did not answer and there is no job; the same call may succeed later. Only where the
+            engine answered and then could not start the run, there is one, which has failed; the message names it.
     """
+    asked = read_request(raw).owned_by(actor)
+    found = None if asked.problems else examine(ctx, asked)
+    if found is not None and not found.problems:  # else it is refused anyway
+        runs.state(DAG_ID, "-")
     job = submit(ctx, raw, dag_id=DAG_ID, run_id=None, actor=actor, restart_of=restart_of)
+    job = check(ctx, job.id, found)
+    if job.is_final:
+        return job  # stopped meanwhile
     try:
-        job = check(ctx, job.id)
-        if job.is_final:
-            return job  # stopped meanwhile
         runs.trigger(DAG_ID, job.id, to_form(job.spec))
-    except RequestRefused:
-        raise
     except FermionError as error:
         _say_not_started(ctx, job, error)
-        raise
+        raise type(error)(f"{error.message} Job {job.id} has failed because of it.", what=error.what) from error
     return job
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from hashlib import blake2b
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 from fermion.domain.jobs import IN_LINE, Job, Phase
@@ -24,6 +25,9 @@ READ_WHOLE_EVERY = timedelta(minutes=5)
 
 MOST_TOUCHED = 5000
 """When more jobs changed than that, reading the line whole costs less."""
+
+MOST_KNOWN = 2000
+"""How many jobs of a line are kept whole; one that is not is read again when it starts."""
 
 _MASK = (1 << 128) - 1
 
@@ -43,7 +47,8 @@ class Line:
     """Everybody in line for some pools. ``digest`` is the sum of the marks: the same for the same jobs in any order.
 
     ``untold`` are staged jobs whose reason was never stored, oldest first; ``told_at`` is when reasons were looked at last.
-    ``fresh`` are jobs that this transaction has read to write them.
+    ``jobs`` are the latest of them as this process read or wrote them last, ``fresh`` names those that this transaction has
+    read to write them.
     """
 
     pools: tuple[Pool, ...]
@@ -53,7 +58,8 @@ class Line:
     digest: int = 0
     told_at: datetime | None = None
     untold: dict[str, None] = field(default_factory=dict)
-    fresh: dict[str, Job] = field(default_factory=dict)
+    jobs: dict[str, Job] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
 
     def put(self, place: Place) -> None:
         """Insert or replace."""
@@ -65,20 +71,23 @@ class Line:
 
     def drop(self, job_id: str) -> None:
         """Forget; absent is fine."""
+        self.jobs.pop(job_id, None)
+        self.fresh.discard(job_id)
         place = self.places.pop(job_id, None)
         if place is not None:
             self.digest = (self.digest - place.mark) & _MASK
             self.untold.pop(job_id, None)
 
-    def tell(self, job_id: str, reason: Reason) -> None:
-        """Note that the job's stored reason is this one now."""
-        self.places[job_id] = replace(self.places[job_id], reason=reason, is_told=True)
-        self.untold.pop(job_id, None)
+    def tell(self, job: Job) -> None:
+        """Note that the job is stored like this now, with its reason; its place stays."""
+        self.places[job.id] = replace(self.places[job.id], reason=job.explanation.reason, is_told=True)
+        self.untold.pop(job.id, None)
+        self.jobs[job.id] = job
 
     @property
     def waiting(self) -> tuple[Waiting, ...]:
         """All of them, in no order."""
-        return tuple(place.waiting for place in self.places.values())
+        return tuple([place.waiting for place in self.places.values()])
 
 
 _lines: WeakKeyDictionary[Store, dict[str, Line]] = WeakKeyDictionary()
@@ -89,27 +98,31 @@ def take_line(ctx: Context, tx: Transaction, cohort: str, pools: Sequence[Pool],
     line = _lines.get(ctx.store, {}).pop(cohort, None)
     if line is None or not _is_of(line, pools) or not timedelta(0) <= now - line.read_at < READ_WHOLE_EVERY:
         return read_line(ctx, tx, pools, now)
-    line.event, touched = tx.records.touched(line.event)
+    ids = [pool.id for pool in pools]
+    line.event, touched = tx.records.touched(line.event, pools=ids)
     if len(touched) > MOST_TOUCHED:
         return read_line(ctx, tx, pools, now)
     for job_id in touched & line.places.keys():
         line.drop(job_id)
-    for job in tx.jobs.get_all(touched, pools=[pool.id for pool in pools], phases=IN_LINE):
+    for job in tx.jobs.get_all(touched, pools=ids, phases=IN_LINE):
         if _stands(job, line):
             line.put(_place_of(ctx, job))
-            line.fresh[job.id] = job
+            line.jobs[job.id] = job
+            line.fresh.add(job.id)
     return line
 
 
 def keep_line(ctx: Context, cohort: str, line: Line) -> None:
     """Remember the line for the next round. Only after the commit: a transaction that failed leaves nothing to go on from."""
     line.fresh.clear()
+    for job_id in list(islice(line.jobs, max(0, len(line.jobs) - MOST_KNOWN))):
+        del line.jobs[job_id]
     _lines.setdefault(ctx.store, {})[cohort] = line
 
 
 def read_line(ctx: Context, tx: Transaction, pools: Sequence[Pool], now: datetime) -> Line:
     """The line, read whole."""
-    event, _ = tx.records.touched(None)
+    event, _ = tx.records.touched(None, pools=())
     line = Line(pools=tuple(pools), event=event, read_at=now)
     for pool in pools:
         for job in reversed(tx.jobs.find(phases=IN_LINE, pool=pool.id)):

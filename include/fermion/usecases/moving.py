@@ -39,10 +39,13 @@ def write_move(ctx: Context, tx: Transaction, job: Job, move: Move, *, actor: st
     return moved
 
 
-def write_moves(ctx: Context, tx: Transaction, moves: Sequence[tuple[Job, Move]]) -> dict[str, Job]:
-    """``write_move`` of many different jobs at once: the moved ones by id; the others lost their race."""
+def write_moves(
+    ctx: Context, tx: Transaction, moves: Sequence[tuple[Job, Move]], *, also: Sequence[Job] = ()
+) -> dict[str, Job]:
+    """``write_move`` of many different jobs at once, and ``also`` saved as they are in the same statement: the saved ones by
+    id; the others lost their race."""
     now = ctx.clock.now()
-    saved = tx.jobs.save_all([apply(job, move, now) for job, move in moves])
+    saved = tx.jobs.save_all([*(apply(job, move, now) for job, move in moves), *also])
     for job, move in moves:
         if job.id in saved:
             tx.records.add_event(_told(job, saved[job.id], move, PLATFORM))
@@ -62,6 +65,7 @@ def _told(job: Job, moved: Job, move: Move, actor: str) -> Event:
             "reason": str(move.explanation.reason),
             "attempt": moved.attempt,
         },
+        pool=moved.spec.pool,
     )
 
 

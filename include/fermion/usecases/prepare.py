@@ -9,7 +9,7 @@ from fermion.domain.workloads import WorkloadSpec, workload_name
 from fermion.errors import Conflict
 from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
-from fermion.usecases.moving import load, settle, write_move
+from fermion.usecases.moving import load, settle, stage_span, write_move
 from fermion.usecases.stage import stage_dataset
 
 
@@ -20,7 +20,8 @@ def prepare(ctx: Context, job_id: str) -> Job:
     if job.phase is not Phase.STAGING:
         return job
     driver = ctx.driver_of(job.spec.pool)
-    driver.workloads.prepare(describe(ctx, driver, job))
+    with stage_span(ctx, job, "prepare"):
+        driver.workloads.prepare(describe(ctx, driver, job))
     name = workload_name(job.id, job.attempt)
 
     def write(tx: Transaction, job: Job) -> Job | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,12 +12,9 @@ from fermion.domain.jobs import IN_LINE, Job
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.model_names import problems_of
 from fermion.domain.pools import Pool
-from fermion.domain.workloads import workload_name
 from fermion.errors import NotFound
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
-
-LOG_PIECE_BYTES = 256 * 1024
 
 
 def job_of_run(ctx: Context, dag_id: str, run_id: str) -> Job:
@@ -106,28 +103,6 @@ def report_page(ctx: Context, job_id: str) -> str:
     if page is None:
         raise NotFound(f"job {job_id!r} has no report: one is written when its run ends.", what="report")
     return page
-
-
-def log_of(ctx: Context, job_id: str, *, attempt: int | None = None) -> Iterator[str]:
-    """What a job's training has printed so far, piece by piece; of its newest attempt, or of the one named.
-
-    Raises:
-        NotFound: (at once) no such job.
-    """
-    job = job_by_id(ctx, job_id)
-    workloads = ctx.driver_of(job.spec.pool).workloads
-    name = workload_name(job.id, attempt or job.attempt)
-
-    def pieces() -> Iterator[str]:
-        offset = 0
-        while True:
-            chunk = workloads.log(name, offset=offset, limit=LOG_PIECE_BYTES)
-            yield chunk.text
-            if chunk.at_end or chunk.next_offset == offset:
-                return
-            offset = chunk.next_offset
-
-    return pieces()
 
 
 def model_version(ctx: Context, model: str, number: int) -> ModelVersion:

@@ -8,14 +8,15 @@ from time import monotonic, sleep
 
 from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.domain.leases import HolderKind
-from fermion.domain.watching import abandon, failed_stage
+from fermion.domain.watching import abandon, last_failure
 from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import FermionError, OutsideUnavailable
 from fermion.ports import Transaction
 from fermion.usecases.admit import admit_safely
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load, settle, write_move
-from fermion.usecases.tend import GONE, Tender, end_lease
+from fermion.usecases.seeing import is_gone, look
+from fermion.usecases.tend import Tender, end_lease
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def let_go(ctx: Context, job_id: str, why: str = "") -> Job:
 
     def write(tx: Transaction, job: Job) -> Job | None:
         message = f"{_ABANDONED.get(job.phase, 'The run ended.')} {why}".strip()
-        move = abandon(job, message, failed=failed_stage(job, tx.records.spans(job_id)))
+        move = abandon(job, message, failed=last_failure(job, tx.records.spans(job_id)))
         return job if move is None else write_move(ctx, tx, job, move)
 
     return settle(ctx, job_id, write)
@@ -89,11 +90,11 @@ def _end_workload(ctx: Context, job: Job, attempt: int, deadline: float) -> Seen
     """One attempt's workload, seen gone."""
     workloads = ctx.driver_of(job.spec.pool).workloads
     name = workload_name(job.id, attempt)
-    seen = workloads.look(name)
-    if seen.state not in GONE:
+    seen = look(ctx, workloads, name)
+    if not is_gone(seen):
         workloads.stop(name, grace=ctx.rules.policy(job.spec.pool).stop_grace, why="the run ended")
-        seen = workloads.look(name)
-    while seen.state not in GONE:
+        seen = look(ctx, workloads, name)
+    while not is_gone(seen):
         if monotonic() > deadline:
             raise OutsideUnavailable(
                 f"workload {name} is still {seen.state} after it was asked to end and waited for;"
@@ -101,7 +102,7 @@ def _end_workload(ctx: Context, job: Job, attempt: int, deadline: float) -> Seen
                 what=name,
             )
         sleep(0.1)
-        seen = workloads.look(name)
+        seen = look(ctx, workloads, name)
     return seen
 
 

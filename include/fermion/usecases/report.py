@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fermion.domain.figures import Figure, Method
 from fermion.domain.jobs import Job
-from fermion.domain.leases import HolderKind
+from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.records import MetricPoint
 from fermion.domain.report import Report, build_report
 from fermion.domain.workloads import workload_name
@@ -48,7 +49,7 @@ def compose_report(ctx: Context, job_id: str) -> Report:
         now=ctx.clock.now(),
         model=model,
         pool=pool,
-        figures=_exit_figures(job, points),
+        figures=_exit_figures(job, points, leases),
         log_tail=_log_tail(ctx, job),
     )
 
@@ -69,10 +70,10 @@ def _log_tail(ctx: Context, job: Job) -> str:
     return text
 
 
-def _exit_figures(job: Job, points: Sequence[MetricPoint]) -> dict[str, Figure]:
-    """What the last attempt's exit record said; nothing where it left none."""
+def _exit_figures(job: Job, points: Sequence[MetricPoint], leases: Sequence[Lease]) -> dict[str, Figure]:
+    """What the last attempt's exit record said, and the mean CPU that follows from it; nothing where it left none."""
     units = {"peak_memory": "mib", "cpu_time": "seconds"}
-    return {
+    said = {
         point.name: Figure(
             value=point.value,
             unit=units[point.name],
@@ -83,3 +84,21 @@ def _exit_figures(job: Job, points: Sequence[MetricPoint]) -> dict[str, Figure]:
         for point in points
         if point.kind == "exit" and point.attempt == job.attempt and point.name in units
     }
+    ran_s = next((_ran_s(lease) for lease in leases if lease.attempt == job.attempt), None)
+    return {**said, **_mean_cores(said.get("cpu_time"), ran_s)}
+
+
+def _ran_s(lease: Lease) -> float | None:
+    """How long the attempt's process lived, by its exit record."""
+    if lease.exec_at is None or lease.exit_at is None:
+        return None
+    return (lease.exit_at - lease.exec_at).total_seconds()
+
+
+def _mean_cores(cpu_time: Figure | None, ran_s: float | None) -> dict[str, Figure]:
+    """Over all of the process' life: samples, one a second, say little of a short one."""
+    if cpu_time is None or not isinstance(cpu_time.value, float) or not ran_s:
+        return {}
+    source = f"exit record: {cpu_time.value:.2f} s of CPU / {ran_s:.2f} s from exec to exit"
+    mean = replace(cpu_time, value=cpu_time.value / ran_s, unit="cores", source=source, method=Method.DERIVED)
+    return {"cpu_cores_mean": mean}

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
+from fermion.domain.counting import counted
 from fermion.domain.jobs import FINAL, Job, Pins
 from fermion.domain.retention import Freed
 from fermion.errors import FermionError
+from fermion.ports import Driver
 from fermion.usecases.context import Context
 from fermion.usecases.tend import OPEN
 
@@ -28,15 +30,33 @@ UPKEEP_RUNS = timedelta(days=1)
 """Runs of the platform's own upkeep (2,880 a day) tell nothing after this; what they found is among the events."""
 
 
-def retain(ctx: Context) -> Sequence[str]:
+def retain(ctx: Context, *, dry_run: bool = False) -> Sequence[str]:
     """One sentence for each kind of thing that was forgotten. One that cannot be reached is left for the next time.
+
+    With ``dry_run`` nothing is deleted; it tells what the staged models would give up, the only ones that know beforehand.
 
     Raises:
         FermionError: the last of those that could not be reached, after everything else was done.
     """
+    if dry_run:
+        return _each(ctx, tuple(_models(ctx, dry_run=True)))
+    steps = (
+        _forget_records,
+        _forget_folders,
+        *_replicas(ctx),
+        _forget_reports,
+        *_caches(ctx),
+        *_models(ctx),
+        _clear_models,
+        _forget_runs,
+    )
+    return _each(ctx, steps)
+
+
+def _each(ctx: Context, steps: Sequence[Callable[[Context], list[str]]]) -> list[str]:
     done: list[str] = []
     failed: FermionError | None = None
-    for step in (_forget_records, _forget_folders, _forget_reports, *_caches(ctx), _clear_models, _forget_runs):
+    for step in steps:
         try:
             done += step(ctx)
         except FermionError as error:
@@ -107,7 +127,7 @@ def _forget_jobs(ctx: Context, what: str, age: timedelta | None, forget: Callabl
         count += 1
     with ctx.store.begin() as tx:
         tx.records.put_memory(key, {"before": min([before, *kept]).isoformat()}, now=ctx.clock.now())
-    return [f"{what} of {count} jobs that ended more than {age.days} days ago"] if count else []
+    return [f"{what} of {counted(count, 'job')} that ended more than {age.days} days ago"] if count else []
 
 
 def _ended(ctx: Context, since: datetime | None, before: datetime) -> Iterator[Job]:
@@ -122,6 +142,19 @@ def _ended(ctx: Context, since: datetime | None, before: datetime) -> Iterator[J
         last = page[-1].id
 
 
+def _replicas(ctx: Context) -> Iterator[Callable[[Context], list[str]]]:
+    """One step for each cluster; a replica that is there keeps its log, whatever its age."""
+    age = ctx.rules.retention.workloads
+    if age is None:
+        return
+    for name, driver in sorted(ctx.drivers.items()):
+        yield partial(_forget_replicas, driver, age, f"logs of replicas of cluster {name}")
+
+
+def _forget_replicas(driver: Driver, age: timedelta, what: str, ctx: Context) -> list[str]:
+    return _told(driver.replicas.forget(ctx.clock.now() - age), f"{what} removed more than {age.days} days ago")
+
+
 def _caches(ctx: Context) -> Iterator[Callable[[Context], list[str]]]:
     """One step for each cache of each cluster, so that one that cannot be reached keeps no other from being tidied."""
     for name, driver in sorted(ctx.drivers.items()):
@@ -131,10 +164,24 @@ def _caches(ctx: Context) -> Iterator[Callable[[Context], list[str]]]:
 
 
 def _tidy(tidy: Callable[[Collection[Pins]], Freed], what: str, ctx: Context) -> list[str]:
-    """Bring a cache below its cap; nothing leaves that an open job has pinned, whether it runs or waits."""
+    """Bring a cache below its cap; nothing leaves that an open job or an open revision has pinned, whether it runs or waits."""
     with ctx.store.read() as tx:
         needed = [job.pins for job in tx.jobs.find(phases=OPEN) if job.pins is not None]
+        served = [revision.pins for revision in tx.services.open_revisions()]
+    needed += [Pins(image_digest=pins.image_digest, commit=pins.commit or "") for pins in served]
     return _told(tidy(needed), what)
+
+
+def _models(ctx: Context, *, dry_run: bool = False) -> Iterator[Callable[[Context], list[str]]]:
+    for name, driver in sorted(ctx.drivers.items()):
+        yield partial(_tidy_models, driver, f"staged models of cluster {name}", dry_run)
+
+
+def _tidy_models(driver: Driver, what: str, dry_run: bool, ctx: Context) -> list[str]:
+    """As ``_tidy``; what an open revision has pinned stays, whether its replicas run, wait, or are kept warm. No job has any."""
+    with ctx.store.read() as tx:
+        needed = {revision.pins.model_checksum for revision in tx.services.open_revisions()}
+    return _told(driver.models.tidy(needed, dry_run=dry_run), what)
 
 
 def _clear_models(ctx: Context) -> list[str]:

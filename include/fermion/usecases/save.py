@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fermion.domain.artifacts import ModelDraft, ModelVersion
+from fermion.domain.counting import counted
 from fermion.domain.jobs import Job, Move, Phase
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.reasons import Explanation, Reason
@@ -62,7 +63,7 @@ def _published(ctx: Context, job: Job) -> ModelVersion:
 
 
 def _complete(ctx: Context, job: Job, version: ModelVersion) -> None:
-    message = f"Published {version.path}, {len(version.files)} files, {version.size_bytes} bytes, {version.checksum}."
+    message = f"Published {version.path}, {counted(len(version.files), 'file')}, {counted(version.size_bytes, 'byte')}, {version.checksum}."
     move = Move(
         to=Phase.COMPLETED,
         explanation=Explanation(Reason.MODEL_PUBLISHED, message, {"path": version.path, "checksum": version.checksum}),

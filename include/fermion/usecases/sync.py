@@ -7,25 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from fermion.domain.counting import counted
 from fermion.domain.jobs import HOLDING, Job, Phase
 from fermion.domain.leases import HolderKind, Lease, LeasePhase, end
+from fermion.domain.reasons import Reason
 from fermion.domain.records import Event, SyncRecord
 from fermion.domain.workloads import Seen, workload_name
 from fermion.errors import FermionError
-from fermion.ports import Driver
+from fermion.ports import Driver, Runs
+from fermion.usecases.carrying import uncarried
 from fermion.usecases.context import Context
 from fermion.usecases.datasets import known_datasets
 from fermion.usecases.moving import PLATFORM
 from fermion.usecases.release import let_go
-from fermion.usecases.tend import GONE, OPEN, Tender, end_lease
+from fermion.usecases.seeing import GONE, ORPHAN_ENDED, is_gone, look
+from fermion.usecases.tend import OPEN, Tender, end_lease
 
 log = logging.getLogger(__name__)
 
-RUN_GRACE = timedelta(seconds=20)
-"""How long a job may be at rest before its run is asked for: long enough for a teardown that has just begun."""
-
-START_GRACE = timedelta(minutes=10)
-"""How long a submitted job may have no run yet: whoever launches it first checks it, which can mean reading a large dataset."""
+TOLD_WITHIN = timedelta(minutes=5)
+"""For how long after its end the run of a job that it left behind is asked how it ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +44,22 @@ def sync_platform(ctx: Context) -> Sequence[Difference]:
         sync_nodes(ctx, name, driver)
     abandoned = reconcile_runs(ctx)  # before the round: a job that no run carries is not moved on once more
     Tender(ctx).round()
+    _sync_services(ctx)
     found = [*abandoned, *reconcile(ctx)]
     for difference in found:
         log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
     write_choices(ctx)
     return found
+
+
+def _sync_services(ctx: Context) -> None:
+    """Services after jobs: what goes wrong with them keeps no job from being looked after."""
+    from fermion.usecases.serving.sync import sync_services
+
+    try:
+        sync_services(ctx)
+    except FermionError as error:
+        log.warning("services were not synced this time: %s", error)
 
 
 def sync_nodes(ctx: Context, cluster: str, driver: Driver) -> None:
@@ -83,23 +95,40 @@ def reconcile_runs(ctx: Context) -> Sequence[Difference]:
     """Let go of open jobs that no run carries any more: deleted, ended without their teardown, or never started."""
     if ctx.runs is None:
         return ()
-    found = []
     with ctx.store.read() as tx:
         jobs = tx.jobs.find(phases=OPEN)
-    for job in jobs:
-        rest = ctx.clock.now() - job.changed_at
-        if job.run is None or rest < RUN_GRACE:
+    lost = uncarried(ctx, jobs, is_new=lambda job: job.phase is Phase.SUBMITTED)
+    found = [difference for job, state in lost if (difference := _let_go(ctx, job, state))]
+    return [*found, *_correct_runs(ctx, ctx.runs)]
+
+
+def _correct_runs(ctx: Context, runs: Runs) -> list[Difference]:
+    """Mark runs as failed that ended as a success and left their job behind.
+
+    A run that is marked failed by hand before its setup has run skips the teardown that decides its state, and ends as
+    whatever its last task says.
+    """
+    since, found = ctx.clock.now() - TOLD_WITHIN, []
+    with ctx.store.read() as tx:
+        failed = tx.jobs.find(phases={Phase.FAILED}, changed_since=since)
+    for job in failed:
+        if job.run is None or job.explanation.reason is not Reason.RUN_ENDED:
             continue
         try:
-            state = ctx.runs.state(*job.run).state
+            if runs.state(*job.run).state == "success" and _carried_now(ctx, job):
+                runs.fail_run(*job.run)
+                message = f"its run {job.run[1]} ended as a success; it was marked failed, as the job is."
+                found.append(Difference(kind="run", subject=job.id, message=message))
         except FermionError as error:
-            log.warning("the engine did not tell about the runs: %s", error)
-            break
-        if state == "absent" and job.phase is Phase.SUBMITTED and rest < START_GRACE:
-            continue
-        if state in {"absent", "success", "failed"} and (difference := _let_go(ctx, job, state)):
-            found.append(difference)
+            log.warning("the run of job %s was not corrected this time: %s", job.id, error)
     return found
+
+
+def _carried_now(ctx: Context, job: Job) -> bool:
+    """Whether it is still this job that its run carries; a cleared run trains again with another."""
+    with ctx.store.read() as tx:
+        newest = None if job.run is None else tx.jobs.by_run(*job.run)
+    return newest is not None and newest.id == job.id
 
 
 def _let_go(ctx: Context, job: Job, state: str) -> Difference | None:
@@ -175,8 +204,8 @@ def _reconcile_lease(ctx: Context, lease: Lease, job: Job | None) -> Difference 
 def _mend_lease(ctx: Context, lease: Lease) -> Difference | None:
     workloads = ctx.driver_of(lease.pool).workloads
     name = workload_name(lease.holder_id, lease.attempt)
-    seen = workloads.look(name)
-    if seen.state not in GONE:
+    seen = look(ctx, workloads, name)
+    if not is_gone(seen):
         workloads.stop(name, grace=ctx.rules.policy(lease.pool).stop_grace, why="its job does not hold GPUs any more")
         return Difference(
             kind="ghost", subject=name, message="it runs, but its job has ended or moved on; it was asked to end."
@@ -187,7 +216,7 @@ def _mend_lease(ctx: Context, lease: Lease) -> Difference | None:
     return Difference(
         kind="leak",
         subject=lease.id,
-        message=f"{lease.gpus} GPUs of {lease.pool} were leased to {lease.holder_id} with nothing running ({held:.0f} GPU-seconds).",
+        message=f"{counted(lease.gpus, 'GPU')} of {lease.pool} {'was' if lease.gpus == 1 else 'were'} leased to {lease.holder_id} with nothing running ({held:.0f} GPU-seconds).",
     )
 
 
@@ -211,10 +240,7 @@ def _reconcile_cluster(ctx: Context, cluster: str, unknown: Sequence[str]) -> li
             if (difference := _end_stray(ctx, driver, name)) is not None:
                 found.append(difference)
         orphans = driver.workloads.orphans()
-        found += [
-            Difference(kind="orphan", subject=orphan, message="a process of ours with no runner; it was ended.")
-            for orphan in orphans
-        ]
+        found += [Difference(kind="orphan", subject=orphan, message=ORPHAN_ENDED) for orphan in orphans]
         if orphans:
             driver.workloads.end_orphans()
     except FermionError as error:

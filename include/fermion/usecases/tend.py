@@ -27,11 +27,11 @@ from fermion.usecases.again import follows_in_its_run
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load, write_move
 from fermion.usecases.prepare import prepare
+from fermion.usecases.seeing import is_gone, look
 
 log = logging.getLogger(__name__)
 
 OPEN = frozenset(Phase) - FINAL
-GONE = frozenset({WorkloadState.EXITED, WorkloadState.LOST, WorkloadState.ABSENT})
 READ_EVERY = timedelta(seconds=1)
 USAGE_EVERY = timedelta(seconds=5)
 INSIST_AFTER = timedelta(seconds=2)
@@ -143,12 +143,14 @@ class Tender:
     def _tend_holding(self, job: Job, pools: Mapping[str, Pool]) -> Job:
         ctx, driver, name = self.ctx, self.ctx.driver_of(job.spec.pool), workload_name(job.id, job.attempt)
         lease = _lease_of(ctx, job)
-        seen = driver.workloads.look(name)
+        seen = look(self.ctx, driver.workloads, name)
         is_wanted = job.phase is Phase.STARTING and job.stop_requested_at is None and job.preempted_for is None
         if seen.state is WorkloadState.SUSPENDED and lease is not None and is_wanted:
             driver.workloads.resume(name, leave_of(lease, pools.get(job.spec.pool)))
             seen = driver.workloads.look(name)
-        job = self._read_progress(driver, job, name, whole=seen.state in GONE)
+        if seen.orphans:
+            return job  # what it left does not end yet, so its GPUs are not free
+        job = self._read_progress(driver, job, name, whole=is_gone(seen))
         if job.phase not in HOLDING or workload_name(job.id, job.attempt) != name:
             return job  # somebody else moved it on meanwhile
         if lease is not None:
@@ -168,7 +170,7 @@ class Tender:
 
     def _insist(self, driver: Driver, job: Job, seen: Seen) -> None:
         """Ask again for a stop that was asked for and has not been obeyed (the asker may have died in between)."""
-        if job.phase is not Phase.STOPPING or seen.state in GONE:
+        if job.phase is not Phase.STOPPING or is_gone(seen):
             return
         grace = self.ctx.rules.policy(job.spec.pool).stop_grace
         if self.ctx.clock.now() - job.changed_at > INSIST_AFTER:
@@ -176,7 +178,7 @@ class Tender:
 
     def _carry_out(self, driver: Driver, watched: Watched, move: Move) -> Job:
         ctx, job, seen = self.ctx, watched.job, watched.seen
-        gone = seen is None or seen.state in GONE
+        gone = seen is None or is_gone(seen)
         with ctx.store.begin() as tx:
             moved = write_move(ctx, tx, job, move)
             if moved is None:

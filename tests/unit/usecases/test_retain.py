@@ -8,13 +8,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from serving_world import PLAN, ServingWorld
+from world import REPOSITORY
 
 from fermion.adapters.memory.records import MemoryRecords
+from fermion.domain.jobs import Pins
 from fermion.domain.records import Event
-from fermion.domain.retention import Retention
+from fermion.domain.retention import Freed, Retention
 from fermion.errors import OutsideUnavailable
 from fermion.usecases.report import write_report
 from fermion.usecases.retain import retain
+from fermion.usecases.serving.wishes import close, scale
 from fermion.usecases.stop import request_stop
 from platforms import Platform
 
@@ -61,7 +65,7 @@ def test_folders_and_reports_go_when_their_age_is_passed_and_not_before(platform
     retain(platform.ctx)
     assert has_folder(platform, job_id)
     platform.clock.advance(timedelta(seconds=1))
-    assert any("folders of 1 jobs" in line for line in retain(platform.ctx))
+    assert any("folders of 1 job that" in line for line in retain(platform.ctx))
     assert not has_folder(platform, job_id)
     assert platform.ctx.reports.page(job_id) is None
 
@@ -96,7 +100,7 @@ def test_each_job_is_looked_at_once_after_it_came_of_age(platform: Platform) -> 
     assert not any("folders" in line for line in retain(platform.ctx))
     ended(platform, "r2")
     platform.clock.advance(8 * DAY)
-    assert any("folders of 1 jobs" in line for line in retain(platform.ctx))
+    assert any("folders of 1 job that" in line for line in retain(platform.ctx))
 
 
 def test_more_jobs_than_one_page_are_all_forgotten(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,3 +199,68 @@ def test_a_cluster_that_does_not_answer_keeps_nothing_else_from_being_tidied(pla
     with pytest.raises(OutsideUnavailable):
         retain(replace(platform.ctx, upkeep=upkeep))
     assert len(upkeep.asked) == 2
+
+
+def test_logs_of_removed_replicas_go_when_their_age_is_passed_and_those_of_present_ones_stay(tmp_path: Path) -> None:
+    world = ServingWorld(tmp_path)
+    world.ctx = replace(world.ctx, rules=replace(world.ctx.rules, retention=WEEK))
+    served = world.serving()
+    name = f"{served.id}-2"
+    world.driver.replicas.print(name, "hello")
+    world.driver.replicas.print(f"{served.id}-1", "hello")
+    scale(world.ctx, "digits", 1, by="ann")
+    world.rounds(30)
+    assert name not in world.driver.replicas.names()
+    world.clock.advance(6 * DAY)
+    retain(world.ctx)
+    assert world.driver.replicas.log(name).text == "hello"
+    world.clock.advance(1 * DAY + HOUR)
+    assert any("1 logs of replicas of cluster local removed more than 7 days ago" in line for line in retain(world.ctx))
+    assert world.driver.replicas.log(name).text == ""
+    assert world.driver.replicas.log(f"{served.id}-1").text == "hello"
+
+
+def test_what_a_serving_revision_has_pinned_stays_in_the_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ServingWorld(tmp_path)
+    served = world.serving(repository=REPOSITORY, ref="main")
+    asked: list[Pins] = []
+
+    def tidy(needed: Collection[Pins]) -> Freed:
+        asked.extend(needed)
+        return Freed()
+
+    monkeypatch.setattr(world.driver.code, "tidy", tidy)
+    retain(world.ctx)
+    assert [(pins.image_digest, pins.commit) for pins in asked] == [(served.pins.image_digest, world.commit)]
+
+
+def test_staged_models_leave_oldest_first_and_never_what_an_open_revision_has_pinned(tmp_path: Path) -> None:
+    world = ServingWorld(tmp_path)
+    old = world.serving(keep_warm="0s", plan={**PLAN, "steps": [100]})
+    world.publish("better")
+    served = world.deploy(keep_warm="0s", plan={**PLAN, "steps": [100]})
+    world.rounds(60)
+    world.publish("waits")
+    waiting = world.deploy()
+    unused = world.publish("of another service")
+    world.driver.models.stage(unused)
+    kept = [served.pins.model_checksum, waiting.pins.model_checksum]
+    cache = world.driver.models
+    assert list(cache.staged) == [old.pins.model_checksum, *kept, unused.checksum]
+    for cap, leaves in ((4, 0), (3, 1), (0, 2)):
+        cache.cap = cap
+        told = [f"{leaves} staged models of cluster local, 0 bytes"] if leaves else []
+        assert retain(world.ctx, dry_run=True) == told
+        assert len(cache.staged) == 4, "nothing has left yet"
+    cache.cap = 3
+    assert retain(world.ctx) == ["1 staged models of cluster local, 0 bytes"]
+    assert list(cache.staged) == [*kept, unused.checksum], "the oldest went"
+    cache.cap = 0
+    retain(world.ctx)
+    assert list(cache.staged) == kept
+    close(world.ctx, "digits", by="ann")
+    world.rounds(60)
+    retain(world.ctx)
+    assert not cache.staged

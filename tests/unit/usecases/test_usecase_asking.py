@@ -18,11 +18,12 @@ from fermion.domain.jobs import Phase
 from fermion.domain.reasons import Reason
 from fermion.domain.request import parse_request
 from fermion.errors import Conflict, OutsideUnavailable, RequestRefused
+from fermion.usecases.carrying import START_GRACE
 from fermion.usecases.check import check, problems_of
 from fermion.usecases.launch import launch
 from fermion.usecases.stop import request_stop, restart_request
 from fermion.usecases.submit import submit
-from fermion.usecases.sync import START_GRACE, reconcile_runs, sync_platform
+from fermion.usecases.sync import reconcile_runs, sync_platform
 
 
 def codes(refused: RequestRefused) -> set[str]:
@@ -224,14 +225,45 @@ def test_a_refused_request_starts_no_run(world: World) -> None:
     assert world.runs.state(DAG, "job-20260302-001").state == "absent"
 
 
-@pytest.mark.parametrize("outage", ["engine", "cluster"])
-def test_a_job_whose_run_cannot_be_started_says_so(world: World, outage: str) -> None:
-    (world.runs.line if outage == "engine" else world.driver.line).cut("connection refused")
-    with pytest.raises(OutsideUnavailable):
+@pytest.mark.parametrize("outage", ["engine", "cluster", "dataset source"])
+def test_a_request_that_cannot_be_looked_up_leaves_no_job(world: World, outage: str) -> None:
+    silent = {"engine": world.runs.line, "cluster": world.driver.line, "dataset source": world.source_line}[outage]
+    silent.cut("connection refused")
+    for _ in range(2):
+        with pytest.raises(OutsideUnavailable, match="connection refused"):
+            launch(world.ctx, world.runs, world.request(), actor="ann")
+    with world.ctx.store.read() as tx:
+        assert list(tx.jobs.find()) == []
+    silent.mend()
+    assert launch(world.ctx, world.runs, world.request(), actor="ann").pins is not None
+
+
+def test_a_request_is_looked_up_once(world: World) -> None:
+    class Counted:
+        scans = 0
+
+        def scan(self, *args: object, **kwargs: object) -> object:
+            self.scans += 1
+            return world.source.scan(*args, **kwargs)  # type: ignore[arg-type]
+
+    counted = Counted()
+    ctx = replace(world.ctx, dataset_source=counted)  # type: ignore[arg-type]
+    job = launch(ctx, world.runs, world.request(), actor="ann")
+    assert counted.scans == 1
+    with world.ctx.store.read() as tx:
+        assert list(tx.records.spans(job.id)) == [], "it was looked up before there was a job"
+
+
+def test_a_job_whose_run_cannot_be_started_says_so_and_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(*_: object) -> bool:
+        raise OutsideUnavailable("connection reset.", what="airflow")
+
+    monkeypatch.setattr(world.runs, "trigger", breaks)
+    with pytest.raises(OutsideUnavailable, match=r"connection reset\. Job job-20260302-001 has failed because of it\."):
         launch(world.ctx, world.runs, world.request(), actor="ann")
     job = world.job("job-20260302-001")
     assert (job.phase, job.explanation.reason) == (Phase.FAILED, Reason.RUN_ENDED)
-    assert "connection refused" in job.explanation.message
+    assert "connection reset" in job.explanation.message
 
 
 def test_a_slow_check_does_not_cost_a_job_its_run(world: World) -> None:

@@ -23,6 +23,8 @@ from fermion.adapters.files.shelf import Shelf
 from fermion.adapters.git.remotes import Rules as CodeRules
 from fermion.adapters.git.repositories import Repositories
 from fermion.adapters.machine import SystemClock
+from fermion.adapters.memory.router import MemoryRouter
+from fermion.adapters.models.staged import StagedModels
 from fermion.domain.jobs import Phase
 from fermion.domain.pools import Budget
 from fermion.domain.problems import Problem
@@ -363,6 +365,8 @@ def real(tmp_path: Path) -> Iterator[World]:
         clock=clock,
         datasets=DatasetCache(Shelf(root / "cache"), source),
         code=Repositories(root / "work" / "cache", rules=CodeRules(file_roots=[root / "code"], embedded=True)),
+        models=StagedModels(Shelf(root / "models"), source),
+        router=MemoryRouter(clock),
         locks={"python:3": root / "python.lock"},
         declared_slots=1,
         measure_devices=False,

@@ -52,7 +52,7 @@ def test_a_registered_dataset_can_be_asked_for_is_offered_and_each_version_is_an
     platform: Platform, tmp_path: Path
 ) -> None:
     assert announced(platform, "s1") == ["digits"]
-    version = register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann")
+    version = register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann").version
     assert announced(platform, "s2") == ["faces"]
     assert announced(platform, "s3") == []
     job = platform.submit(datasets=["faces", "digits"])
@@ -61,14 +61,14 @@ def test_a_registered_dataset_can_be_asked_for_is_offered_and_each_version_is_an
     write_choices(platform.ctx)
     assert json.loads((tmp_path / "choices.json").read_text())["datasets"] == ["digits", "faces"]
     (tmp_path / "data" / "faces of all" / "b.csv").write_text("3,4")
-    assert (
-        register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann").checksum != version.checksum
-    )
+    known = register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann")
+    assert (known.version.checksum != version.checksum, known.is_new) == (True, True)
+    assert not register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann").is_new
     assert announced(platform, "s4") == ["faces"]
     with platform.ctx.store.read() as tx:
         assert len(tx.catalog.dataset_versions("faces")) == 2
         told = [(event.verb, event.actor) for _, event in tx.records.events(target="faces")]
-    assert told == [("dataset.registered", "ann")] * 2
+    assert told == [("dataset.registered", "ann")] * 3
 
 
 def test_registering_says_everything_that_is_wrong_and_changes_nothing(platform: Platform, tmp_path: Path) -> None:
@@ -107,15 +107,15 @@ def test_a_place_that_does_not_answer_registers_nothing(tmp_path: Path) -> None:
 def test_a_forgotten_dataset_cannot_be_asked_for_and_what_jobs_pinned_of_it_stays(
     platform: Platform, tmp_path: Path
 ) -> None:
-    version = register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann")
+    version = register_dataset(platform.ctx, "faces", uri(tmp_path, "faces of all"), actor="ann").version
     platform.submit("r1", datasets=["faces"])
     forget_dataset(platform.ctx, "faces", actor="bob")
     with pytest.raises(RequestRefused, match="no dataset 'faces'"):
         platform.submit("r2", datasets=["faces"])
     with platform.ctx.store.read() as tx:
         assert [each.checksum for each in tx.catalog.dataset_versions("faces")] == [version.checksum]
-    for name in ("faces", "digits"):
-        with pytest.raises(NotFound, match="not registered"):
+    for name, how in (("faces", "`fermion datasets` lists"), ("digits", "datasets in config/fermion.yaml")):
+        with pytest.raises(NotFound, match=f"not registered: .*{how}"):
             forget_dataset(platform.ctx, name, actor="bob")
 
 

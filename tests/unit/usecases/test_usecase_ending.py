@@ -14,11 +14,14 @@ from builders import make_lease, make_node, seconds
 from fermion.adapters.memory.driver import MemoryDriver
 from fermion.adapters.models.local import LocalModels
 from fermion.domain.artifacts import ModelDraft, ModelVersion
+from fermion.domain.figures import Method
 from fermion.domain.jobs import FINAL, HOLDING, Job, Phase, Status
 from fermion.domain.leases import TERM, LeasePhase
 from fermion.domain.reasons import Reason
 from fermion.domain.workloads import ExitCause, WorkloadState
 from fermion.errors import Conflict, NotFound, OutsideUnavailable, RequestRefused
+from fermion.usecases.again import train_again
+from fermion.usecases.carrying import RUN_GRACE
 from fermion.usecases.check import check
 from fermion.usecases.doctor import examine
 from fermion.usecases.moving import load
@@ -28,7 +31,7 @@ from fermion.usecases.report import compose_report, write_report
 from fermion.usecases.save import save_model
 from fermion.usecases.stage import clone_repository
 from fermion.usecases.stop import request_stop
-from fermion.usecases.sync import RUN_GRACE, reconcile, sync_platform
+from fermion.usecases.sync import reconcile, sync_platform
 from fermion.usecases.tend import Tender
 
 # --- save -------------------------------------------------------------------------------------------------------------
@@ -380,7 +383,29 @@ def test_a_workload_that_is_made_while_the_sync_looks_is_no_stray(world: World) 
 def test_orphans_are_ended_and_told(world: World) -> None:
     job = world.running(gpus_per_node=4)
     world.driver.workloads.lose(world.name(job.id), orphans=2)
-    assert kinds(sync_platform(world.ctx)) == ["orphan", "orphan"]
+    sync_platform(world.ctx)
+    assert not world.driver.workloads.orphans()
+    with world.ctx.store.read() as tx:
+        told = [event for _, event in tx.records.events(limit=1000) if event.verb == "reconcile.orphan"]
+    assert len(told) == 2
+
+
+def test_no_second_attempt_is_granted_while_a_process_of_the_first_lives(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.running(gpus_per_node=4)
+    world.driver.workloads.lose(world.name(job.id), orphans=1)
+    monkeypatch.setattr(world.driver.workloads, "end_orphans", lambda: 0)  # it hangs in a driver call
+    for _ in range(3):
+        sync_platform(world.ctx)
+        world.pass_time(30)
+    held = world.job(job.id)
+    assert (held.phase, held.attempt) == (Phase.RUNNING, 1)
+    assert [lease.attempt for lease in world.leases()] == [1]
+    monkeypatch.undo()
+    for _ in range(3):
+        sync_platform(world.ctx)
+    assert world.job(job.id).attempt == 2
     assert not world.driver.workloads.orphans()
 
 
@@ -403,7 +428,23 @@ def test_a_job_whose_run_is_gone_is_let_go_of(world: World, phase: Phase, state:
         sync_platform(world.ctx)
     ended = world.job(job.id)
     assert (ended.phase, ended.explanation.reason) == (Phase.FAILED, Reason.RUN_ENDED)
+    if state != "absent":
+        assert world.runs.state(*job.run).state == "failed", "no run of a failed job counts as a success"
     check_at_rest(world)
+
+
+def test_a_run_that_trains_again_is_not_marked_failed_for_its_first_job(world: World) -> None:
+    job = world.running()
+    assert job.run is not None
+    world.runs.end(*job.run, "failed")
+    world.pass_time(RUN_GRACE.total_seconds() + 1)
+    for _ in range(2):
+        sync_platform(world.ctx)
+    again = train_again(world.ctx, job.id)
+    world.runs.end(*job.run, "success")
+    sync_platform(world.ctx)
+    assert again.run == job.run
+    assert world.runs.state(*job.run).state == "success"
 
 
 def test_an_engine_that_does_not_answer_ends_nobody(world: World) -> None:
@@ -475,7 +516,11 @@ def test_a_healthy_installation_is_said_to_be(world: World) -> None:
     sync_platform(world.ctx)
     world.running()
     found = examine(world.ctx, world.runs)
-    assert (found.ok, found.open_leases, found.leaked_gpu_seconds, list(found.orphans)) == (True, 1, 0.0, [])
+    assert (found.ok, found.open_leases, found.leaked_gpu_seconds, found.orphans) == (True, 1, 0.0, [])
+    said = {each.name: each.detail for each in found.checks}
+    assert said["engine"] == "answers"
+    assert said["ledger"] == "1 open lease, 0.0 GPU-seconds leaked"
+    assert said["models"] == "0 models in the repository"
 
 
 def test_leaks_and_orphans_are_counted_until_a_sync_ends_them(world: World) -> None:
@@ -484,22 +529,36 @@ def test_leaks_and_orphans_are_counted_until_a_sync_ends_them(world: World) -> N
     world.driver.workloads.lose(world.name(job.id), orphans=1)
     world.pass_time(7)
     found = examine(world.ctx)
-    assert (found.ok, found.leaked_gpu_seconds, len(found.orphans)) == (False, 7.0, 1)
+    assert (found.ok, found.leaked_gpu_seconds, len(found.orphans or ())) == (False, 7.0, 1)
     for _ in range(2):
         sync_platform(world.ctx)
     assert examine(world.ctx).ok
 
 
-@pytest.mark.parametrize("outage", ["cluster", "engine", "store"])
-def test_what_cannot_be_looked_at_is_a_check_that_is_not_well(world: World, outage: str) -> None:
+@pytest.mark.parametrize(
+    ("outage", "bad", "known"),
+    [
+        ("cluster", ["cluster local", "ledger", "orphans"], (2, None, None)),
+        ("engine", ["engine"], (2, 0.0, [])),
+        ("store", ["database", "ledger", "orphans"], (None, None, None)),
+    ],
+)
+def test_what_cannot_be_looked_at_is_a_check_that_is_not_well_and_its_numbers_are_unknown(
+    world: World, outage: str, bad: list[str], known: tuple[object, ...]
+) -> None:
     sync_platform(world.ctx)
     leak(world)
     world.running()
     {"cluster": world.driver.line.cut, "engine": world.runs.line.cut, "store": world.memory.fail}[outage]()
     found = examine(world.ctx, world.runs)
-    assert not found.ok
-    (bad,) = [each for each in found.checks if not each.ok]
-    assert bad.to_do
+    assert [each.name for each in found.checks if not each.ok] == bad
+    assert [each.name for each in found.checks if not each.ok and not each.to_do] == []
+    assert (found.open_leases, found.leaked_gpu_seconds, found.orphans) == known
+    if outage == "store":
+        assert {each.detail for each in found.checks[1:]} == {
+            "open leases unknown, GPU-seconds leaked unknown",
+            "unknown",
+        }
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
@@ -529,6 +588,7 @@ def test_a_refused_request_has_a_report_with_its_problems(world: World) -> None:
 def test_what_the_exit_record_knew_outlives_the_workload(world: World) -> None:
     job = world.running()
     workload = world.driver.workloads._workloads[world.name(job.id)]
+    world.pass_time(10)
     world.train_well(job.id)
     assert workload.exit is not None
     workload.exit = replace(workload.exit, max_rss_mib=123.0, cpu_seconds=4.5)
@@ -537,6 +597,9 @@ def test_what_the_exit_record_knew_outlives_the_workload(world: World) -> None:
     release(world.ctx, job.id)
     figures = compose_report(world.ctx, job.id).figures
     assert (figures["peak_memory"].value, figures["cpu_time"].value) == (123.0, 4.5)
+    mean = figures["cpu_cores_mean"]
+    assert (mean.value, mean.unit, mean.method) == (0.45, "cores", Method.DERIVED)
+    assert mean.source == "exit record: 4.50 s of CPU / 10.00 s from exec to exit"
 
 
 def test_a_cluster_that_is_away_does_not_cost_the_report(world: World) -> None:

@@ -10,10 +10,9 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
-from hypothesis import Phase as Phases
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from machine_settings import plays
 from world import NO_PATIENCE, World, check_at_rest, check_invariants, check_workloads, is_alive
 
 from builders import make_node, make_policy
@@ -228,10 +227,4 @@ class PlatformMachine(RuleBasedStateMachine):
 
 
 TestPlatformMachine = PlatformMachine.TestCase
-TestPlatformMachine.settings = settings(
-    max_examples=40,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phases.explicit, Phases.generate, Phases.shrink],
-)
+TestPlatformMachine.settings = plays(40, steps=30)

@@ -21,10 +21,12 @@ from fermion.domain.reasons import Reason
 from fermion.domain.workloads import ExitCause, Usage, WorkloadState
 from fermion.errors import Conflict, OutsideUnavailable
 from fermion.usecases.admit import admit
+from fermion.usecases.check import check
 from fermion.usecases.explain import explain
 from fermion.usecases.prepare import describe, prepare
+from fermion.usecases.report import compose_report
 from fermion.usecases.save import save_model
-from fermion.usecases.stage import enqueue, pull_image
+from fermion.usecases.stage import clone_repository, enqueue, mount_dataset, pull_image
 from fermion.usecases.stop import request_stop
 from fermion.usecases.sync import sync_platform
 from fermion.usecases.tend import PREPARE_EVERY, Tender
@@ -216,6 +218,19 @@ def test_explaining_changes_nothing(world: World) -> None:
     assert explain(world.ctx, holder.id)["phase"] == "starting"
 
 
+def test_a_running_job_is_explained_with_since_when_how_far_and_until_when(world: World) -> None:
+    job = world.running(gpus_per_node=2, max_runtime="10m")
+    began = world.clock.now()
+    world.pass_time(30)
+    world.driver.workloads.report(world.name(job.id), progress=25)
+    world.tend()
+    told = explain(world.ctx, job.id)["numbers"]
+    assert isinstance(told, dict)
+    assert (told["gpus"], told["ran_s"], told["progress_percent"]) == (2, 30.0, 25)
+    assert told["expected_end"] == (began + seconds(120)).isoformat()
+    assert told["ends_by"] == (began + seconds(600)).isoformat()
+
+
 def test_a_job_whose_pool_is_gone_says_so_and_starts_when_it_is_back(world: World) -> None:
     world.started(gpus_per_node=4)
     job = world.waiting()
@@ -247,13 +262,13 @@ def test_the_round_remembers_use_and_reservations(tmp_path: Path) -> None:
 
 def test_other_holders_count_and_are_never_touched(world: World) -> None:
     with world.ctx.store.begin() as tx:
-        service = make_lease(gpus=3, holder_kind=HolderKind.SERVICE, holder_id="inf-1", pool=POOL, node="n0")
+        service = make_lease(gpus=3, holder_kind=HolderKind.INSTANCE, holder_id="ide-1", pool=POOL, node="n0")
         tx.leases.add(replace(service, granted_at=world.clock.now()))
     job = world.waiting(gpus_per_node=2)
     admit(world.ctx)
     assert world.job(job.id).phase is Phase.WAITING
     sync_platform(world.ctx)
-    assert [lease.holder_id for lease in world.leases()] == ["inf-1"]
+    assert [lease.holder_id for lease in world.leases()] == ["ide-1"]
 
 
 # --- what is seen -----------------------------------------------------------------------------------------------------
@@ -395,6 +410,32 @@ def test_a_preempted_training_resumes_and_keeps_its_place(world: World) -> None:
     assert world.job(low.id).phase is Phase.RUNNING, "it came before the other one"
     assert world.job(between.id).phase is Phase.WAITING
     assert describe(world.ctx, world.driver, world.job(low.id)).resume_from is not None
+
+
+def test_the_time_in_line_is_one_number_from_joining_it_to_the_grant(world: World) -> None:
+    submitted = world.submit(gpus_per_node=4)
+    check(world.ctx, submitted.id)
+    world.pass_time(1)
+    enqueue(world.ctx, submitted.id)
+    for fetch in (pull_image, mount_dataset, clone_repository):
+        fetch(world.ctx, submitted.id)
+        world.pass_time(1)
+    job = world.wait(submitted.id)
+    assert job.phase is Phase.STARTING
+    world.tend()
+    high = world.waiting(gpus_per_node=4, priority=9)
+    for _ in range(5):
+        world.tend()
+    world.pass_time(20)
+    world.train_well(high.id)
+    world.tend()
+    assert world.job(job.id).attempt == 2
+    with world.ctx.store.read() as tx:
+        spans = [span for span in tx.records.spans(job.id) if span.stage == "wait_for_gpus"]
+    assert [(span.ended_at - span.started_at).total_seconds() for span in spans if span.ended_at] == [3.0, 20.0]
+    report = compose_report(world.ctx, job.id)
+    assert [stage.seconds for stage in report.stages if stage.name == "wait_for_gpus"] == [3.0, 20.0]
+    assert report.figures["in_line_seconds"].value == 23.0
 
 
 def test_a_queue_timeout_ends_a_waiting_job_and_its_workload(world: World) -> None:

@@ -39,6 +39,21 @@ DAG = "train_model"
 REPOSITORY = "https://git.example/digits.git"
 DATASET = "file:///data/digits"
 NO_PATIENCE = timedelta(0)
+POLICY: Mapping[str, Any] = {
+    "stop_grace": seconds(10),
+    "start_timeout": seconds(60),
+    "hang_floor": seconds(30),
+    "hang_factor": 5.0,
+}
+IMAGE = Image(
+    id="digits:1",
+    digest="sha256:" + "1" * 64,
+    category="custom",
+    source_type="dockerfile",
+    source="digits.lock",
+    created_at=NOW,
+    updated_at=NOW,
+)
 
 
 class World:
@@ -62,25 +77,9 @@ class World:
         self.models = LocalModels(folder / "models", reserve=0)
         self.memory = MemoryStore()
         self.choices_file = folder / "choices.json"
-        self.driver.images.put(
-            Image(
-                id="digits:1",
-                digest="sha256:" + "1" * 64,
-                category="custom",
-                source_type="dockerfile",
-                source="digits.lock",
-                created_at=NOW,
-                updated_at=NOW,
-            )
-        )
+        self.driver.images.put(IMAGE)
         self.commit = self.driver.code.commit(REPOSITORY, {"train.py": b"print('hello')"})
         self.source.put(DATASET, {"digits.csv": b"1,2,3"})
-        defaults: dict[str, Any] = {
-            "stop_grace": seconds(10),
-            "start_timeout": seconds(60),
-            "hang_floor": seconds(30),
-            "hang_factor": 5.0,
-        }
         self.ctx = Context(
             store=store or self.memory,
             clock=self.clock,
@@ -91,7 +90,7 @@ class World:
             choices=ChoicesFile(self.choices_file),
             rules=Rules(
                 policies=policies or {},
-                default_policy=make_policy(**{**defaults, **policy}),
+                default_policy=make_policy(**{**POLICY, **policy}),
                 datasets={"digits": DATASET},
             ),
             runs=self.runs,

@@ -1,0 +1,105 @@
+"""Fetch what a revision needs while it holds no GPU, and make its replicas' workloads, suspended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fermion.domain.reasons import Explanation, Reason
+from fermion.domain.serving import engines
+from fermion.domain.serving.replicas import ReplicaSpec
+from fermion.domain.serving.services import Replica, Revision, RevisionPhase
+from fermion.errors import NotFound, OutsideBroken
+from fermion.ports import Driver
+from fermion.usecases.context import Context
+from fermion.usecases.serving.writing import write_revision
+
+
+def stage(ctx: Context, service_id: str, number: int) -> Revision:
+    """The revision with everything fetched and verified, ready for replicas. In any later phase: answered as it is.
+
+    Raises:
+        OutsideBroken: its model's files are not what was published.
+        OutsideUnavailable: something did not answer; the same call may succeed later.
+    """
+    revision = load_revision(ctx, service_id, number)
+    if revision.phase is not RevisionPhase.STAGING:
+        return revision
+    locations_of(ctx, ctx.driver_of(revision.spec.pool), revision)
+    why = Explanation(Reason.REVISION_STARTING, "Image, model and code are there; its replicas come next.")
+    while revision.phase is RevisionPhase.STAGING:
+        with ctx.store.begin() as tx:
+            moved = write_revision(ctx, tx, revision, RevisionPhase.STARTING, why)
+        revision = moved or load_revision(ctx, service_id, number)
+    return revision
+
+
+def load_revision(ctx: Context, service_id: str, number: int) -> Revision:
+    """The revision as it is now.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with ctx.store.read() as tx:
+        revision = tx.services.revision(service_id, number)
+    if revision is None:
+        raise NotFound(f"service {service_id} has no revision {number}.", what="revision")
+    return revision
+
+
+def locations_of(ctx: Context, driver: Driver, revision: Revision) -> tuple[str, str, str]:
+    """Where its image, model and code lie on the cluster; fetched where they are missing.
+
+    Raises:
+        OutsideBroken: the model version is gone, or is not what was pinned.
+    """
+    spec, pins = revision.spec, revision.pins
+    version = ctx.models.get(spec.model, pins.model_version)
+    if version is None or version.checksum != pins.model_checksum:
+        found = "is not in the repository any more" if version is None else f"has checksum {version.checksum} now"
+        raise OutsideBroken(
+            f"model {revision.model_path} was pinned as {pins.model_checksum} and {found};"
+            " restore it from a backup, or deploy another version.",
+            what=revision.model_path,
+        )
+    image = driver.images.pull(spec.image, pins.image_digest)
+    model = driver.models.stage(version)
+    code = driver.code.checkout(spec.repository, pins.commit) if spec.repository and pins.commit else model
+    return image, model, code
+
+
+def describe(ctx: Context, driver: Driver, revision: Revision, row: Replica) -> ReplicaSpec:
+    """The workload of one replica."""
+    spec = revision.spec
+    image, model, code = locations_of(ctx, driver, revision)
+    return ReplicaSpec(
+        name=row.name,
+        revision=revision.id,
+        service=spec.name,
+        image=image,
+        code=code,
+        model=model,
+        model_name=spec.name,
+        model_version=revision.pins.model_version,
+        argv=engines.argv_of(spec),
+        log=driver.replicas.log_location(row.name),
+        ports=engines.ports_of(spec),
+        probes=engines.probes_of(spec),
+        environment={
+            **engines.environment_of(spec, driver.kind),
+            "FERMION_SERVICE_ID": row.service_id,
+            "FERMION_REVISION": revision.id,
+            "FERMION_REPLICA": row.name,
+        },
+        gpus=spec.gpus_per_replica,
+        memory_mib=spec.memory_mib or ctx.rules.memory_mib,
+        cpus=spec.cpus,
+    )
+
+
+def prepare(ctx: Context, driver: Driver, revision: Revision, row: Replica) -> Replica | None:
+    """The replica's row once its workload waits, suspended; None for a lost race."""
+    driver.replicas.prepare(describe(ctx, driver, revision, row))
+    if row.prepared_at is not None:
+        return row
+    with ctx.store.begin() as tx:
+        return tx.replicas.save(replace(row, prepared_at=ctx.clock.now()))
