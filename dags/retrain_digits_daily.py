@@ -13,8 +13,8 @@ DOC = """
 Each day is one run of `train_model` under the id `digits-<day>`, at low priority: it waits for GPUs that nobody else
 asks for, and gives them back when somebody does. A repeat of a day finds its training and takes its outcome.
 
-Train the days that were missed: `airflow backfill create --dag-id retrain_digits_daily --from-date … --to-date …`, or
-the *Backfill* button. Paused until somebody wants it.
+Train the days that were missed: `fermion airflow backfill create --dag-id retrain_digits_daily --from-date … --to-date …`,
+or the *Backfill* button. Paused until somebody wants it.
 """
 
 with DAG(

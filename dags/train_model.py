@@ -1,9 +1,8 @@
 """Train a model: check, queue, stage, train, save, release, report. What each task does stands in its operator."""
 
-from datetime import timedelta
-
 from airflow.sdk import DAG
 
+from fermion_airflow.defaults import PATIENT
 from fermion_airflow.forms import train_form
 from fermion_airflow.operators.training import (
     CheckQuota,
@@ -39,14 +38,7 @@ with DAG(
     params=train_form(),
     doc_md=DOC,
     tags=["fermion", "training"],
-    default_args={
-        # Together more than two minutes: something outside may be gone for a while. What cannot pass fails at once.
-        "retries": 5,
-        "retry_delay": timedelta(seconds=5),
-        "retry_exponential_backoff": True,
-        "max_retry_delay": timedelta(seconds=60),
-        "weight_rule": "upstream",
-    },
+    default_args={**PATIENT, "weight_rule": "upstream"},
 ) as dag:
     check_quota = CheckQuota(task_id="check_quota")
     enqueue = Enqueue(task_id="enqueue").as_setup()

@@ -13,6 +13,14 @@ from typing import Any
 
 from airflow.sdk import Param
 
+PLAN_HELP = (
+    'Steps in percent, and what is measured. A step may also be copies, as {"mirror": 20}, those who bring a header or a '
+    'cookie, as {"split": {"header": "x-group", "value": "beta"}, "approval": true}, sticky, as {"weight": 10, '
+    '"split": {"cookie": "variant"}, "approval": true}, or kept for a time, as {"split": {"fixed": 30, "for": "1h"}}. '
+    "docs/rollouts.md lists all of it."
+)
+"""Of the deployment form's plan. The examples in it are steps that are taken."""
+
 
 def choices() -> dict[str, list[str]]:
     """Pools, images and datasets as the sync last wrote them; empty lists before the first sync."""
@@ -150,6 +158,94 @@ def _limit_fields() -> dict[str, Param]:
             type=["null", "string"],
             title="Resume from",
             description="The id of an earlier job, such as job-20261124-001, whose last checkpoint to start from.",
+            section=section,
+        ),
+    }
+
+
+def deploy_form() -> dict[str, Param]:
+    """The fields of a deployment, in the order a person thinks of them. Untouched it deploys the example, where that is."""
+    known = choices()
+    example = _example_repository()
+    servers = [name for name in known["images"] if "server" in name] or known["images"]
+    return {
+        "name": _field(
+            "digits" if example else "", type="string", title="Service", description="Its name: a DNS label."
+        ),
+        "model": _field(
+            "digits" if example else "",
+            type="string",
+            title="Model",
+            description="A published model, such as digits (its newest version) or digits/3.",
+        ),
+        "engine": _field(
+            "kserve",
+            type="string",
+            title="Engine",
+            description="The model server; `fermion engines` tells what each needs.",
+            enum=["kserve", "mlserver", "triton", "vllm", "tensorflow-serving", "command"],
+        ),
+        "image": _choice(servers, "Image", "What the server runs in."),
+        "repository": _field(
+            example,
+            type=["null", "string"],
+            title="Git repository",
+            description="Where the server's code is; empty where the image or the model brings it.",
+        ),
+        "command": _field(
+            "python serve.py" if example else "",
+            type=["null", "string"],
+            title="Command",
+            description="The server's command line where the engine's own is not wanted. {port:http} stands for its port.",
+        ),
+        **_serving_resources(known["pools"]),
+        **_rollout_fields(),
+    }
+
+
+def _rollout_fields() -> dict[str, Param]:
+    section = "Rollout"
+    return {
+        "plan": _field(
+            {"steps": [10, 50, 100]},
+            type="object",
+            title="Rollout plan",
+            description=PLAN_HELP,
+            section=section,
+        ),
+        "retry_failed": _field(
+            False,
+            type="boolean",
+            title="Try again what failed",
+            description="What failed in this service is refused otherwise; kept with your name.",
+            section=section,
+        ),
+    }
+
+
+def _serving_resources(pools: list[str]) -> dict[str, Param]:
+    section = "Replicas"
+    return {
+        "pool": _choice(pools, "GPU pool", "Which GPUs it runs on: cluster / GPU model.", section=section),
+        "replicas": _field(
+            1, type="integer", minimum=1, title="Replicas", description="Model servers.", section=section
+        ),
+        "gpus_per_replica": _field(
+            1, type="integer", minimum=1, title="GPUs of each", description="Whole GPUs.", section=section
+        ),
+        "memory_mib": _field(
+            None,
+            type=["null", "integer"],
+            title="Memory of each (MiB)",
+            description="Started again when it takes more. Empty: the platform's default.",
+            section=section,
+        ),
+        "capacity": _field(
+            "wait",
+            type="string",
+            title="When GPUs are short",
+            description="wait in line, borrow from preemptible jobs, or swap replica by replica.",
+            enum=["wait", "borrow", "swap"],
             section=section,
         ),
     }

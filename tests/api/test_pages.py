@@ -14,9 +14,12 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models.revoked_token import RevokedToken
 from fastapi.testclient import TestClient
 
+from builders import NOW
+from fermion.domain.artifacts import FileEntry, ModelVersion
 from fermion.domain.workloads import workload_name
 from fermion.usecases.report import write_report
 from fermion_airflow.api.app import make_app, open_platform
+from fermion_airflow.api.model_page import page_of
 from platforms import Platform
 
 SECRET = "a-secret-of-the-tests-that-is-long-enough-for-the-signature-algorithm"
@@ -141,7 +144,46 @@ def test_a_model_is_its_manifest(client: TestClient, job: str) -> None:
     assert manifest["lineage"]["job"] == job
 
 
-def test_what_does_not_exist_is_told_as_problem_details(client: TestClient, job: str) -> None:
-    answer = client.get("/models/digits/9", headers=signed_in())
+def test_a_browser_sees_a_model_as_a_page_that_can_do_nothing(client: TestClient, platform: Platform, job: str) -> None:
+    answer = client.get(
+        "/models/digits/1", headers={**signed_in(), "Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    )
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["vary"] == "Accept"
+    assert "<h1>digits/1</h1>" in answer.text
+    assert f'href="/reports/{job}"' in answer.text
+    assert "model.bin" in answer.text
+
+
+def test_a_models_page_escapes_whatever_the_training_named() -> None:
+    evil = "<script>alert(1)</script>"
+    version = ModelVersion(
+        model="digits", number=1, checksum="sha256:ab", uri="file:///models", created_at=NOW,
+        files=(FileEntry(path=evil, size=1, sha256="cd"),), metrics={evil: 0.5},
+        lineage={"job": f'"{evil}', "hyperparameters": {evil: evil}, "entrypoint": [evil], "resumed_from": None},
+    )  # fmt: skip
+    page = page_of(version, prefix="/fermion")
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") == 9
+    assert "resumed_from" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/models/digits/9", 404, "not_found"),
+        ("/logs/nope", 404, "not_found"),
+        ("/reports/nope", 404, "not_found"),
+        ("/models/digits/latest", 404, "not_found"),
+        ("/logs/{job}?attempt=7", 404, "not_found"),
+        ("/logs/{job}?attempt=0", 422, "request_refused"),
+    ],
+)
+def test_what_does_not_exist_is_told_as_problem_details(
+    client: TestClient, job: str, path: str, status: int, code: str
+) -> None:
+    answer = client.get(path.format(job=job), headers=signed_in())
     assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["code"] == "not_found"
+    assert (answer.status_code, answer.json()["status"], answer.json()["code"]) == (status, status, code)
+    assert "nope" not in answer.text

@@ -129,6 +129,16 @@ def test_a_refused_job_has_a_report(platform: Platform) -> None:
     assert platform.ctx.reports.page(str(carried(platform))) is not None
 
 
+def test_a_run_that_was_marked_failed_before_its_setup_lets_its_job_go_before_the_report(platform: Platform) -> None:
+    job = platform.submit()
+    task(training.WriteReport, "write_report").work(platform.ctx, context_of())
+    after = platform.job(job.id)
+    assert (after.status, str(after.explanation.reason)) == ("failed", "run_ended")
+    report = platform.ctx.reports.read(job.id)
+    assert report is not None
+    assert report.outcome.status == "failed"
+
+
 def test_a_job_that_was_stopped_before_its_run_came_to_it_is_not_trained(platform: Platform) -> None:
     from fermion.usecases.stop import request_stop
 

@@ -14,7 +14,7 @@ import pytest
 from fermion.domain.jobs import Job
 from fermion.domain.workloads import workload_name
 from fermion.errors import NotFound, OutsideUnavailable
-from fermion_airflow.triggers.board import Board
+from fermion_airflow.triggers.board import job_board
 from fermion_airflow.triggers.jobs import GrantTrigger, TrainTrigger
 from platforms import DAG, Platform
 
@@ -40,7 +40,7 @@ def test_each_of_many_waiters_is_told_of_its_own_job(platform: Platform) -> None
     jobs = [platform.start(platform.submit(f"r{number}")) for number in range(2)]
 
     async def scenario() -> list[Job]:
-        board = Board(platform.ctx)
+        board = job_board(platform.ctx)
         waiting = [asyncio.create_task(board.until(DAG, f"r{number}", ended)) for number in range(2)]
         for job, code in zip(jobs, (0, 3), strict=True):
             platform.driver.workloads.exit(workload_name(job.id, 1), code)
@@ -53,11 +53,11 @@ def test_each_of_many_waiters_is_told_of_its_own_job(platform: Platform) -> None
 
 def test_a_run_without_a_job_is_told_at_once(platform: Platform) -> None:
     with pytest.raises(NotFound):
-        asyncio.run(asyncio.wait_for(Board(platform.ctx).until(DAG, "nothing", ended), SOON_S))
+        asyncio.run(asyncio.wait_for(job_board(platform.ctx).until(DAG, "nothing", ended), SOON_S))
 
 
 class Flaky:
-    """A store whose first reads find no database. Keeps what ``Board`` and the use cases ask of ``ports.Store``."""
+    """A store whose first reads find no database. Keeps what a board and the use cases ask of ``ports.Store``."""
 
     def __init__(self, store: Any, *, failures: int) -> None:
         self._store, self.failures = store, failures
@@ -78,6 +78,6 @@ def test_a_database_that_restarts_ends_nobodys_wait(platform: Platform) -> None:
     job = platform.start(platform.submit())
     platform.driver.workloads.exit(workload_name(job.id, 1), 0)
     flaky = Flaky(platform.ctx.store, failures=2)
-    board = Board(replace(platform.ctx, store=flaky))  # type: ignore[arg-type]
+    board = job_board(replace(platform.ctx, store=flaky))  # type: ignore[arg-type]
     told = asyncio.run(asyncio.wait_for(board.until(DAG, "r1", ended), SOON_S))
     assert (told.id, flaky.failures) == (job.id, 0)

@@ -43,7 +43,7 @@ def test_what_keeping_house_freed_is_in_the_tasks_log(platform: Platform, tmp_pa
 
 def test_a_registered_dataset_is_announced_as_a_partition_of_its_asset(platform: Platform) -> None:
     platform.source.put("file:///srv/data/faces", {"a.csv": b"1"})
-    version = register_dataset(platform.ctx, "faces", "file:///srv/data/faces", actor="ann")
+    version = register_dataset(platform.ctx, "faces", "file:///srv/data/faces", actor="ann").version
     context = context_of("s1")
     platform.runs.trigger("upkeep", "s1", {})
     task(upkeep.SyncPlatform).work(platform.ctx, context)

@@ -10,12 +10,15 @@ from typing import Annotated
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from fermion.domain.payloads import to_payload
 from fermion.errors import FermionError, NotFound
 from fermion.usecases.context import Context
-from fermion.usecases.queries import log_of, model_version, report_page
+from fermion.usecases.logs import log_of
+from fermion.usecases.queries import model_version, report_page
+from fermion_airflow.api.model_page import page_of
 from fermion_airflow.hooks.fermion import FermionHook
 
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -34,7 +37,7 @@ def open_platform() -> Context:
 
 
 Platform = Annotated[Context, Depends(open_platform)]
-JobId = Annotated[str, Path(pattern=r"^job-\d{8}-\d{3,9}$")]
+JobId = Annotated[str, Path(pattern=r"^job-[0-9]{8}-[0-9]{3,9}$")]
 
 router = APIRouter(dependencies=[Depends(requires_access_view(AccessView.WEBSITE))])
 
@@ -48,14 +51,19 @@ def show_report(job_id: JobId, platform: Platform) -> Response:
 @router.get("/logs/{job_id}")
 def show_log(job_id: JobId, platform: Platform, attempt: Annotated[int | None, Query(ge=1)] = None) -> Response:
     """The training's output as text, of the newest attempt unless one is named."""
-    pieces = log_of(platform, job_id, attempt=attempt)
+    pieces = (piece.text for piece in log_of(platform, job_id, attempt=attempt))
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8", headers=HEADERS)
 
 
 @router.get("/models/{model:path}/{number}")
-def show_model(model: str, number: Annotated[int, Path(ge=1)], platform: Platform) -> Response:
-    """A model version's manifest."""
-    return JSONResponse(to_payload(model_version(platform, model, number)), headers=HEADERS)
+def show_model(request: Request, model: str, number: Annotated[int, Path(ge=1)], platform: Platform) -> Response:
+    """A model version's manifest; a page for a browser, which says that it takes HTML."""
+    version = model_version(platform, model, number)
+    headers = {**HEADERS, "Vary": "Accept"}
+    if "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse(to_payload(version), headers=headers)
+    page = page_of(version, prefix=str(request.scope.get("root_path", "")))
+    return HTMLResponse(page, headers={**headers, "Content-Security-Policy": PAGE_POLICY})
 
 
 def make_app() -> FastAPI:
@@ -63,6 +71,7 @@ def make_app() -> FastAPI:
     app = FastAPI(title="Fermion pages", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
     app.add_exception_handler(FermionError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
     return app
 
 
@@ -70,7 +79,25 @@ def _answer(request: Request, error: Exception) -> Response:
     """Problem details (RFC 9457)."""
     if not isinstance(error, FermionError):
         raise error
-    status = STATUS_OF.get(error.code, 500)
     title = "Not found" if isinstance(error, NotFound) else "The platform could not answer"
-    body = {"type": "about:blank", "title": title, "status": status, "detail": error.message, "code": error.code}
+    return _problem(STATUS_OF.get(error.code, 500), title, error.message, error.code)
+
+
+def _answer_invalid(request: Request, error: Exception) -> Response:
+    """An address that no page can have is not found; what was sent is not repeated."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    wrong = [(str(each["loc"][0]), str(each["loc"][-1]), each["msg"]) for each in error.errors()]
+    if any(place == "path" for place, _, _ in wrong):
+        return _problem(
+            404,
+            "Not found",
+            "There is no such page: a job's id is as job-20241110-001, a version a number.",
+            "not_found",
+        )
+    return _problem(422, "Not understood", "; ".join(f"{name}: {told}" for _, name, told in wrong), "request_refused")
+
+
+def _problem(status: int, title: str, detail: str, code: str) -> Response:
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
     return JSONResponse(body, status_code=status, media_type="application/problem+json", headers=HEADERS)

@@ -80,10 +80,11 @@ class CheckQuota(JobOperator):
         try:
             self._check(platform, context)
         except RequestRefused as refused:
+            from fermion.domain.problems import lines_of
             from fermion.usecases.refusal import tell_refusal
 
-            for problem in refused.problems:
-                self.log.error("%s", problem)
+            for line in lines_of(refused.problems):
+                self.log.error("%s", line)
             tell_refusal(platform, refused, dag_id=self.dag_id, run_id=context["run_id"], task_id=self.task_id)
             raise
 
@@ -246,7 +247,10 @@ class ReleaseGpus(JobOperator):
 
 
 class WriteReport(JobOperator):
-    """The last teardown: the report of the run, whatever became of it. A run without a job has nothing to tell."""
+    """The last teardown: the report of the run, whatever became of it. A run without a job has nothing to tell.
+
+    ``release_gpus`` is skipped with its setup when the run is marked failed before that; then the job is let go of here.
+    """
 
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
         from fermion.errors import NotFound
@@ -256,4 +260,16 @@ class WriteReport(JobOperator):
             job = self.job_of(platform, context)
         except NotFound as missing:
             raise AirflowSkipException(f"Nothing to report: {missing.message}") from missing
+        if not job.is_final:
+            self._let_go(platform, job.id)
         self.log.info("The report lies at %s.", write_report(platform, job.id))
+
+    def _let_go(self, platform: Platform, job_id: str) -> None:
+        """End the job; where that fails, the report tells how it is now, and the sync goes on."""
+        from fermion.errors import FermionError
+        from fermion.usecases.release import release
+
+        try:
+            release(platform, job_id)
+        except FermionError as error:
+            self.log.warning("Job %s could not be let go of: %s", job_id, error.message)
