@@ -1,4 +1,4 @@
-"""Commands that start, stop and show the embedded installation: ``up``, ``down``, ``clean``, ``ps``."""
+"""Commands that start, stop and show the embedded installation: ``up``, ``down``, ``clean``, ``ps``; and its Airflow's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fermion.cli.output import Exit, console, errors, fail, print_json, table
+from fermion.domain.counting import counted
+from fermion.domain.serving.replicas import is_replica
 from fermion.errors import FermionError
 
 if TYPE_CHECKING:
@@ -28,12 +30,15 @@ def register(app: typer.Typer) -> None:
     """Mount the commands."""
     for command in (up, down, clean, ps):
         app.command()(command)
+    passed_on = {"allow_extra_args": True, "allow_interspersed_args": False, "ignore_unknown_options": True}
+    app.command(context_settings=passed_on, add_help_option=False, options_metavar="ARGUMENTS…")(airflow)
 
 
 def up(port: Port = None, as_json: Json = False) -> None:
     """Start the platform on this machine and return once it is healthy. Does nothing when it is."""
     with _local(as_json) as local:
         result = local.up(port=port, say=lambda text: None if as_json else errors.print(f"  {text}", markup=False))
+    notes = [*result.notes, *_examples()]
     if as_json:
         print_json(
             {
@@ -42,12 +47,12 @@ def up(port: Port = None, as_json: Json = False) -> None:
                 "password_file": str(result.password_file),
                 "started": result.started,
                 "seconds": round(result.seconds, 2),
-                "notes": list(result.notes),
+                "notes": notes,
                 "import_errors": dict(result.import_errors),
             }
         )
         return
-    for note in result.notes:
+    for note in notes:
         console.print(note, markup=False, soft_wrap=True)
     for file, error in result.import_errors.items():
         errors.print(f"dags/{file} cannot be imported: {error}", style="yellow", markup=False, soft_wrap=True)
@@ -61,14 +66,24 @@ def down(as_json: Json = False) -> None:
     with _local(as_json) as local:
         result = local.down(say=lambda text: None if as_json else errors.print(f"  {text}", markup=False))
     if as_json:
-        print_json({"was_up": result.was_up, "workloads": result.workloads, "leftovers": result.leftovers})
+        print_json(
+            {
+                "was_up": result.was_up,
+                "workloads": result.workloads,
+                "replicas": result.replicas,
+                "leftovers": result.leftovers,
+            }
+        )
         return
     if result.workloads:
-        console.print(
-            f"Ended {result.workloads} running training(s); they resume from their checkpoints with `fermion restart`."
-        )
+        ended = counted(result.workloads, "running training")
+        how = "`fermion restart --resume JOB` starts a job again from its last checkpoint."
+        console.print(f"Ended {ended}; {how}", soft_wrap=True)
+    if result.replicas:
+        ended = counted(result.replicas, "replica")
+        console.print(f"Ended {ended} of services; they come back with `fermion up`.", soft_wrap=True)
     if result.leftovers:
-        console.print(f"Ended {result.leftovers} left-over process(es).")
+        console.print(f"Ended {counted(result.leftovers, 'left-over process', 'left-over processes')}.")
     console.print("Fermion is down." if result.was_up or result.leftovers else "Fermion was down already.")
 
 
@@ -100,7 +115,9 @@ def ps(as_json: Json = False) -> None:
         rows = [(one.name, one.state, one.pid or "–") for one in status.programs]
         console.print(f"Fermion is at {status.url}", markup=False, soft_wrap=True)
         console.print(table("", ("program", "state", "pid"), rows))
-        console.print(f"{len(status.workloads)} training(s) running")
+        replicas = sum(map(is_replica, status.workloads))
+        running = counted(len(status.workloads) - replicas, "training")
+        console.print(f"{running} running, {counted(replicas, 'replica')} of services")
     else:
         console.print("Fermion is down; `fermion up` starts it.")
     if not as_json:
@@ -108,6 +125,25 @@ def ps(as_json: Json = False) -> None:
             console.print(f"! {problem}", style="yellow", markup=False, soft_wrap=True)
     if status.problems or not status.programs:
         raise typer.Exit(Exit.FAILED)
+
+
+def airflow(command: typer.Context) -> None:
+    """Run Airflow's own command on this installation, as `fermion airflow dags list`."""
+    with _local(as_json=False) as local:
+        words, environment = local.airflow(command.args)
+    os.execve(words[0], list(words), dict(environment))
+
+
+def _examples() -> list[str]:
+    """Make the examples; a platform without them is up all the same, so what went wrong is a note."""
+    from fermion.cli.examples import make_examples
+    from fermion.settings import load
+
+    try:
+        make_examples(load())
+    except FermionError as error:
+        return [f"The examples are not there: {error.message}"]
+    return []
 
 
 @contextmanager

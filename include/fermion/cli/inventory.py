@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from fermion.cli.output import Exit, clock, console, print_json, table
+from fermion.cli.output import Exit, clock, console, print_json, short, table
 from fermion.cli.payloads import dataset_payload, lease_payload, pool_payload
 from fermion.cli.session import Session, session
+from fermion.domain.artifacts import ModelVersion
+from fermion.domain.counting import counted
 from fermion.errors import NotFound
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
-
+Wide = Annotated[bool, typer.Option("--wide", help="Whole checksums, and what else takes room.")]
 
 datasets = typer.Typer(no_args_is_help=False)
 
 
 def register(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (pools, ledger, models, doctor):
+    for command in (pools, ledger, models, doctor, retain):
         app.command()(command)
     app.add_typer(datasets, name="datasets")
 
@@ -69,25 +71,23 @@ def ledger(
                 }
             )  # fmt: skip
             return
-        console.print(
-            table(
-                "Held now",
-                ("lease", "pool", "gpus", "since (UTC)"),
-                [(x.id, x.pool, x.gpus, clock(x.granted_at)) for x in live],
-            )
-        )
-        console.print(
-            table(
-                "Ledger",
-                ("at (UTC)", "gpus", "holder", "pool", "what"),
-                [(clock(e.at), f"{e.gpus:+d}", e.holder, e.pool, e.cause or e.kind) for e in entries],
-            )
-        )
+        held = [(x.id, x.gpus, x.pool, clock(x.granted_at)) for x in live]
+        if held:
+            console.print(table("Held now", ("lease", "gpus", "pool", "since (UTC)"), held), "")
+        else:
+            console.print("Nothing is held now.")
+        rows = [
+            (clock(e.at), e.kind, f"{e.gpus:+d}", e.cause or "–", e.holder.removeprefix("job/"), e.pool)
+            for e in entries
+        ]
+        if rows:
+            console.print(table("Ledger", ("at (UTC)", "what", "gpus", "cause", "holder", "pool"), rows))
 
 
 def models(
     name: Annotated[str | None, typer.Argument(help="A model: its versions.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Read every byte again and compare checksums.")] = False,
+    wide: Wide = False,
     as_json: Json = False,
 ) -> None:
     """List the models of the repository, or one model's versions."""
@@ -110,23 +110,25 @@ def models(
                 ]
             )  # fmt: skip
         else:
-            rows = [
-                (v.path, v.checksum[:19], v.size_bytes, clock(v.created_at), ", ".join(f"{k} {x:.4g}" for k, x in v.metrics.items()), "; ".join(broken.get(v.path, [])))
-                for v in versions
-            ]  # fmt: skip
-            console.print(
-                table(
-                    "Models",
-                    ("version", "checksum", "bytes", "published (UTC)", "metrics", "problems" if verify else ""),
-                    rows,
-                )
-            )
+            columns = ["version", "checksum", "bytes", "published (UTC)", "metrics"]
+            rows = [[v.path, v.checksum if wide else short(v.checksum), v.size_bytes, clock(v.created_at), _metrics(v)] for v in versions]  # fmt: skip
+            if verify:
+                columns.append("verified")
+                rows = [[*row, "; ".join(broken[v.path]) or "yes"] for row, v in zip(rows, versions, strict=True)]
+            if wide:
+                columns.append("uri")
+                rows = [[*row, v.uri] for row, v in zip(rows, versions, strict=True)]
+            console.print(table("Models", columns, rows, folds=("checksum", "uri") if wide else ()))
         if any(broken.values()):
             raise typer.Exit(Exit.FAILED)
 
 
+def _metrics(version: ModelVersion) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in version.metrics.items())
+
+
 @datasets.callback(invoke_without_command=True)
-def list_datasets(command: typer.Context, as_json: Json = False) -> None:
+def list_datasets(command: typer.Context, wide: Wide = False, as_json: Json = False) -> None:
     """List the datasets and their versions; or register one."""
     if command.invoked_subcommand is not None:
         return
@@ -134,21 +136,24 @@ def list_datasets(command: typer.Context, as_json: Json = False) -> None:
         from fermion.usecases.datasets import known_datasets
 
         known = known_datasets(here.platform)
+        configured = here.platform.rules.datasets
+        source = {name: "configured" if name in configured else "registered" for name in known}
         with here.platform.store.read() as tx:
             versions = {name: tx.catalog.dataset_versions(name) for name in sorted(known)}
         if as_json:
             print_json(
                 [
-                    {"name": name, "uri": known[name], "versions": [dataset_payload(version) for version in found]}
+                    {"name": name, "from": source[name], "uri": known[name], "versions": [dataset_payload(version) for version in found]}
                     for name, found in versions.items()
                 ]
-            )
+            )  # fmt: skip
             return
         rows = [
-            (name, known[name], found[0].checksum[:19] if found else "not read yet", len(found))
+            (name, source[name], (found[0].checksum if wide else short(found[0].checksum)) if found else "not read yet", len(found), known[name])
             for name, found in versions.items()
-        ]
-        console.print(table("Datasets", ("name", "uri", "newest version", "versions"), rows))
+        ]  # fmt: skip
+        folds = ("uri", "newest") if wide else ("uri",)
+        console.print(table("Datasets", ("name", "from", "newest", "versions", "uri"), rows, folds=folds))
 
 
 @datasets.command("register")
@@ -162,12 +167,14 @@ def datasets_register(
         from fermion.usecases.datasets import register_dataset
 
         uri = source if "://" in source else Path(source).absolute().as_uri()
-        version = register_dataset(here.platform, name, uri, actor=here.user)
+        made = register_dataset(here.platform, name, uri, actor=here.user)
+        version = made.version
         if as_json:
-            print_json({"name": name, "uri": uri, **dataset_payload(version)})
+            print_json({"name": name, "uri": uri, "is_new": made.is_new, **dataset_payload(version)})
             return
-        told = f"{name} is {version.checksum}, {len(version.files)} files, {version.size_bytes:,} bytes at {uri}."
-        console.print(f"{told} The next sync announces it if it is new.", markup=False, soft_wrap=True)
+        size = f"{counted(len(version.files), 'file')}, {counted(version.size_bytes, 'byte')}"
+        new = "Its content is new; the next sync announces it." if made.is_new else "Its content was known already."
+        console.print(f"{name} is {version.checksum}, {size} at {uri}. {new}", markup=False, soft_wrap=True)
 
 
 @datasets.command("forget")
@@ -192,14 +199,14 @@ def doctor(as_json: Json = False) -> None:
 def _doctor(here: Session, as_json: bool) -> None:
     from fermion.usecases.doctor import examine
 
-    found = examine(here.platform, here.runs)
+    found = examine(here.platform, here.runs, how_to_start=here.how_to_start)
     if as_json:
         print_json(
             {
                 "ok": found.ok,
                 "open_leases": found.open_leases,
-                "leaked_gpu_seconds": round(found.leaked_gpu_seconds, 3),
-                "orphans": list(found.orphans),
+                "leaked_gpu_seconds": None if found.leaked_gpu_seconds is None else round(found.leaked_gpu_seconds, 3),
+                "orphans": None if found.orphans is None else list(found.orphans),
                 "checks": [
                     {"name": c.name, "ok": c.ok, "detail": c.detail, "what_to_do": c.to_do} for c in found.checks
                 ],
@@ -209,6 +216,25 @@ def _doctor(here: Session, as_json: bool) -> None:
         for check in found.checks:
             mark = "[green]✓[/]" if check.ok else "[red]✗[/]"
             console.print(f"{mark} {check.name}: ", end="")
-            console.print(f"{check.detail} {check.to_do}".strip(), markup=False, soft_wrap=True)
+            told = f"{check.detail.rstrip('.')}. {check.to_do}" if check.to_do else check.detail
+            console.print(told, markup=False, soft_wrap=True)
     if not found.ok:
         raise typer.Exit(Exit.FAILED)
+
+
+def retain(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Delete nothing; say what the staged models would give up.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget now what its retention has ended, and bring the caches below their caps, as keep_house does daily."""
+    with session(as_json) as here:
+        from fermion.usecases.retain import retain as forget
+
+        told = forget(here.platform, dry_run=dry_run)
+        if as_json:
+            print_json({"dry_run": dry_run, "forgotten": list(told)})
+            return
+        for line in told or ["nothing"]:
+            console.print(f"{'would go: ' if dry_run else ''}{line}", markup=False, soft_wrap=True)

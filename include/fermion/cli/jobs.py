@@ -5,21 +5,28 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fermion.cli.output import Exit, clock, console, print_json, table
+from fermion.cli.explaining import told
+from fermion.cli.output import Exit, clock, console, errors, print_json, table
 from fermion.cli.payloads import job_payload
 from fermion.cli.session import Session, session
 from fermion.domain.jobs import Job, Status
 from fermion.domain.problems import Problem
-from fermion.domain.workloads import workload_name
 from fermion.errors import RequestRefused
+
+if TYPE_CHECKING:
+    from fermion.usecases.logs import Piece
 
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 JobId = Annotated[str, typer.Argument(help="A job's id, as job-20241110-001.", metavar="JOB")]
+
+LOOK_AGAIN_S = 0.3
 
 
 def register(app: typer.Typer) -> None:
@@ -35,27 +42,28 @@ def read_spec(path: Path) -> dict[str, object]:
         RequestRefused: no such file, no YAML, or not a mapping.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+    name = "standard input" if str(path) == "-" else str(path)
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         found = YAML(typ="safe").load(text)
-    except (OSError, UnicodeError, YAMLError) as error:
-        raise RequestRefused(
-            [Problem(field="spec", code="unreadable", message=f"{path}: {error}", fix="Give a YAML file.")]
-        ) from error
+    except OSError as error:
+        raise _no_spec("unreadable", f"{name}: {error.strerror}.", "Name a YAML or JSON file that is there.") from error
+    except UnicodeError as error:
+        raise _no_spec("unreadable", f"{name} is not text in UTF-8.", "Give a YAML or JSON file.") from error
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        what = error.problem if isinstance(error, MarkedYAMLError) and error.problem else "it cannot be read"
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise _no_spec("unreadable", f"{name}{where}: {what}.", "Correct its YAML.") from error
     if not isinstance(found, dict):
-        raise RequestRefused(
-            [
-                Problem(
-                    field="spec",
-                    code="not_a_mapping",
-                    message=f"{path} holds no fields.",
-                    fix="Write one `key: value` a line.",
-                )
-            ]
-        )
+        raise _no_spec("not_a_mapping", f"{name} holds no fields.", "Write one `key: value` a line.")
     return {str(key): value for key, value in found.items()}
+
+
+def _no_spec(code: str, message: str, fix: str) -> RequestRefused:
+    return RequestRefused([Problem(field="spec", code=code, message=message, fix=fix)])
 
 
 def train(
@@ -77,22 +85,41 @@ def train(
 
 def _follow(here: Session, made: Job, *, wait: bool, timeout: float | None, as_json: bool) -> None:
     if wait:
-        from fermion.cli.watching import wait_for_end
-
-        made = wait_for_end(here.platform, made.id, timeout_s=timeout, quiet=as_json)
+        made = _watch(here, made, timeout=timeout, as_json=as_json)
     if as_json:
         print_json(job_payload(made))
     elif not wait:
         console.print(
             f"[bold]{made.id}[/] is submitted. Watch it: fermion job {made.id}   its log: fermion logs -f {made.id}"
         )
+    if wait and not made.is_final:
+        if not as_json:
+            _say_it_goes_on(f"Gave up watching after {timeout:g} s", made.id)
+        raise typer.Exit(Exit.GOES_ON)
     if wait and made.status is not Status.COMPLETED:
-        raise typer.Exit(Exit.FAILED if made.is_final else Exit.UNAVAILABLE)
+        raise typer.Exit(Exit.FAILED)
+
+
+def _watch(here: Session, made: Job, *, timeout: float | None, as_json: bool) -> Job:
+    from fermion.cli.watching import wait_for_end
+
+    try:
+        return wait_for_end(here.platform, made.id, timeout_s=timeout, quiet=as_json)
+    except KeyboardInterrupt:
+        _say_it_goes_on("Stopped watching", made.id)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _say_it_goes_on(what: str, job_id: str) -> None:
+    """Nothing but the watching ended: how to look again, and how to end the job itself."""
+    how = f"Watch it: fermion job {job_id}   its log: fermion logs -f {job_id}   end it: fermion stop {job_id}"
+    errors.print(f"{what}; {job_id} goes on. {how}", markup=False, soft_wrap=True)
 
 
 def jobs(
     status: Annotated[Status | None, typer.Option(help="Only jobs of this status.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=10000)] = 30,
+    wide: Annotated[bool, typer.Option("--wide", help="Also owner and team.")] = False,
     as_json: Json = False,
 ) -> None:
     """List training jobs, newest first."""
@@ -104,26 +131,12 @@ def jobs(
         if as_json:
             print_json([job_payload(each) for each in found])
             return
-        rows = [
-            (
-                each.id,
-                each.spec.name,
-                _state(each),
-                f"{each.progress.percent:.0f} %",
-                each.spec.gpus,
-                each.spec.pool,
-                each.spec.owner,
-                clock(each.submitted_at),
-            )
-            for each in found
-        ]
-        console.print(
-            table(
-                "Training jobs",
-                ("id", "name", "state", "done", "gpus", "pool", "owner", "UTC"),
-                rows,
-            )
-        )
+        columns = ["id", "name", "state", "done", "gpus", "pool", "submitted (UTC)"]
+        rows = [[each.id, each.spec.name, _state(each), f"{each.progress.percent:.0f} %", each.spec.gpus, each.spec.pool, clock(each.submitted_at)] for each in found]  # fmt: skip
+        if wide:
+            columns += ["owner", "team"]
+            rows = [[*row, each.spec.owner, each.spec.team] for row, each in zip(rows, found, strict=True)]
+        console.print(table("Training jobs", columns, rows, folds=("name",)))
 
 
 def _state(job: Job) -> str:
@@ -138,42 +151,55 @@ def job(job_id: JobId, as_json: Json = False) -> None:
 
         view = read_view(here.platform, job_id)
         if as_json:
-            print_json(job_payload(view.job))
+            print_json(job_payload(view.job, spans=view.spans))
         else:
             console.print(render(view))
 
 
 def logs(
     job_id: JobId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; the latest by default.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, through further attempts.")
+    ] = False,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the latest that ran by default.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a job's output."""
     with session(as_json) as here:
-        from fermion.usecases.queries import job_by_id
+        from fermion.usecases.logs import log_of
 
-        found = job_by_id(here.platform, job_id)
-        name = workload_name(job_id, attempt or found.attempt)
-        workloads = here.platform.driver_of(found.spec.pool).workloads
-        offset, text = 0, ""
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                chunk = workloads.log(name, offset=offset)
-                offset = chunk.next_offset
-                if as_json:
-                    text += chunk.text
-                else:
-                    sys.stdout.write(chunk.text)
-                    sys.stdout.flush()
-                if not chunk.at_end:
-                    continue
-                if not follow or found.is_final:
-                    break
-                time.sleep(0.3)
-                found = job_by_id(here.platform, job_id)
+        wait = partial(time.sleep, LOOK_AGAIN_S) if follow else None
+        pieces = log_of(here.platform, job_id, attempt=attempt, until_more=wait)
         if as_json:
-            print_json({"job": job_id, "workload": name, "log": text, "bytes": offset})
+            print_json(_log_payload(job_id, list(pieces)))
+        else:
+            _print_log(here, job_id, pieces)
+
+
+def _log_payload(job_id: str, pieces: Sequence[Piece]) -> dict[str, object]:
+    log = "".join(piece.text for piece in pieces)
+    attempts = sorted({piece.attempt for piece in pieces})
+    return {"job": job_id, "attempts": attempts, "log": log, "bytes": len(log.encode())}
+
+
+def _print_log(here: Session, job_id: str, pieces: Iterator[Piece]) -> None:
+    """Nothing but the output goes to standard output; what there is to say about it does not."""
+    from fermion.usecases.queries import job_by_id
+
+    found = job_by_id(here.platform, job_id)
+    if found.started_at is None:
+        never = "never ran" if found.is_final else "has not run yet"
+        errors.print(f"{job_id} {never}: {found.explanation.message}", markup=False, soft_wrap=True)
+    last = None
+    with contextlib.suppress(KeyboardInterrupt):
+        for piece in pieces:
+            if last not in (None, piece.attempt):
+                errors.print(f"attempt {piece.attempt} of {job_id}:", markup=False)
+            last = piece.attempt
+            sys.stdout.write(piece.text)
+            sys.stdout.flush()
+    if last is None and found.started_at is not None:
+        errors.print(f"{job_id} has printed nothing.", markup=False)
 
 
 def stop(job_id: JobId, as_json: Json = False) -> None:
@@ -187,7 +213,7 @@ def stop(job_id: JobId, as_json: Json = False) -> None:
         elif asked.is_final:
             console.print(f"{job_id} has ended already: {asked.explanation.message}", markup=False)
         else:
-            console.print(f"{job_id} was asked to end.")
+            console.print(f"{job_id} was asked to end; fermion job {job_id} shows when it has.", markup=False)
 
 
 def restart(
@@ -217,16 +243,8 @@ def explain(job_id: JobId, as_json: Json = False) -> None:
         if as_json:
             print_json(answer)
             return
-        console.print(str(answer["message"]), markup=False)
-        expected = answer["expected_start"]
-        if isinstance(expected, dict):
-            told = f"{expected['p50']} (half of the time), {expected['p90']} (nine times of ten)"
-            console.print(
-                f"Expected start: {told if expected['p50'] else 'unknown, ' + str(expected['reason'])}", markup=False
-            )
-        numbers = answer["numbers"]
-        if isinstance(numbers, dict) and numbers:
-            console.print(table("", ("", ""), [(key, value) for key, value in numbers.items()]))
+        for line in told(answer):
+            console.print(line)
 
 
 def report(job_id: JobId, as_json: Json = False) -> None:

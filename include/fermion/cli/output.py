@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import NoReturn
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 
 from fermion.errors import (
@@ -22,8 +23,28 @@ from fermion.errors import (
     SettingsInvalid,
 )
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+UNWRAPPED = ConsoleDimensions(10_000, 25)
+
+GAP = 2
+WHOLE = 8  # cells up to this width keep their spaces together
+FOLDED = 12  # what may break anywhere keeps this width
+
+
+class Paper(Console):
+    """Wraps at the width of a terminal; what goes into a file or a pipe is not wrapped."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """The terminal's; elsewhere wider than any line."""
+        return super().size if self.is_terminal else UNWRAPPED
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
+console = Paper(highlight=False)
+errors = Paper(stderr=True, highlight=False)
 
 
 class Exit(IntEnum):
@@ -36,6 +57,8 @@ class Exit(IntEnum):
     NOT_FOUND = 4
     CONFLICT = 5
     NOT_PERMITTED = 6
+    GOES_ON = 7  # the time for watching is over and the job goes on
+    INTERRUPTED = 130  # Ctrl-C, as every shell has it
 
 
 def exit_code(error: FermionError) -> Exit:
@@ -51,15 +74,16 @@ def exit_code(error: FermionError) -> Exit:
     return next((code for kind, code in table if isinstance(error, kind)), Exit.FAILED)
 
 
-def fail(error: FermionError, *, as_json: bool) -> NoReturn:
-    """Print the error where it belongs and leave with its code."""
+def fail(error: FermionError, *, as_json: bool, what_to_do: str = "") -> NoReturn:
+    """Print the error where it belongs, and what to do that it does not say, and leave with its code."""
+    message = f"{error.message.rstrip('.')}. {what_to_do}" if what_to_do else error.message
     if as_json:
-        payload: dict[str, object] = {"error": error.code, "message": error.message}
+        payload: dict[str, object] = {"error": error.code, "message": message}
         if isinstance(error, RequestRefused):
             payload["problems"] = [problem.to_payload() for problem in error.problems]
         print_json(payload)
     else:
-        errors.print(error.message, style="red", markup=False, soft_wrap=True)
+        errors.print(message, style="red", markup=False, soft_wrap=True)
     sys.exit(exit_code(error))
 
 
@@ -68,16 +92,45 @@ def print_json(payload: object) -> None:
     sys.stdout.write(json.dumps(payload, indent=2, default=str) + "\n")
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A plain table; hostile text in it stays text."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, folds: Collection[str] = ()
+) -> Table:
+    """A plain table; hostile text in it stays text. Words break only in the columns that ``folds`` names."""
     from rich.markup import escape
 
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        made.add_column(column, no_wrap=place == 0, overflow="fold")
-    for row in rows:
-        made.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    least = [_least([name, *(row[place] for row in cells)], name in folds) for place, name in enumerate(columns)]
+    natural = [max(cell_len(name), *(cell_len(row[place]) for row in cells), 0) for place, name in enumerate(columns)]
+    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made.show_header = any(columns)
+    for name, width in zip(columns, _widths(natural, least, console.width - GAP * (len(columns) - 1)), strict=True):
+        made.add_column(name, width=width, overflow="fold")
+    for row in cells:
+        made.add_row(*map(escape, row))
     return made
+
+
+def _least(column: Sequence[str], may_fold: bool) -> int:
+    """The width at which no word of the column breaks, and nothing short is taken apart."""
+    kept = [cell if cell_len(cell) <= WHOLE else max(cell.split(), key=cell_len, default="") for cell in column]
+    longest = max(map(cell_len, kept))
+    return min(longest, FOLDED) if may_fold else longest
+
+
+def _widths(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+    """A width for each column: what it takes where there is room, else the widest gives way first."""
+    widths = list(natural)
+    while sum(widths) > room:
+        above = [place for place, width in enumerate(widths) if width > least[place]]
+        if not above:
+            break
+        widths[max(above, key=lambda place: widths[place])] -= 1
+    return widths
+
+
+def short(checksum: str) -> str:
+    """The first twelve digits of a checksum, for a table."""
+    return checksum.rpartition(":")[2][:12]
 
 
 def seconds(value: float | None) -> str:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fermion.domain.artifacts import DatasetVersion
 from fermion.domain.forms import to_form
 from fermion.domain.jobs import Job
 from fermion.domain.leases import Lease
+from fermion.domain.records import StageSpan
+from fermion.domain.watching import last_failure, with_failure
 from fermion.usecases.queries import PoolState
 
 
-def job_payload(job: Job) -> dict[str, object]:
-    """One job, whole."""
+def job_payload(job: Job, *, spans: Sequence[StageSpan] = ()) -> dict[str, object]:
+    """One job, whole. With its stages' ``spans`` the message tells of the last try that failed of the one that it is in."""
     return {
         "id": job.id,
         "name": job.spec.name,
         "status": str(job.status),
         "phase": str(job.phase),
         "reason": str(job.explanation.reason),
-        "message": job.explanation.message,
+        "message": with_failure(job.explanation.message, last_failure(job, spans)),
         "numbers": dict(job.explanation.numbers),
         "pool": job.spec.pool,
         "gpus": job.spec.gpus,
@@ -30,6 +34,8 @@ def job_payload(job: Job) -> dict[str, object]:
         "submitted_at": job.submitted_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "ended_at": job.ended_at.isoformat() if job.ended_at else None,
+        "stop_requested_at": job.stop_requested_at.isoformat() if job.stop_requested_at else None,
+        "stop_requested_by": job.stop_requested_by,
         "output_model_path": job.output_model_path,
         "restart_of": job.restart_of,
         "run": {"dag_id": job.run[0], "run_id": job.run[1]} if job.run else None,
@@ -84,7 +90,13 @@ def pool_payload(state: PoolState) -> dict[str, object]:
             "source": "first seen by the sync",
         },
         "nodes": [
-            {"name": node.name, "gpus": len(node.devices), "usable": node.is_usable, "detail": node.detail}
+            {
+                "name": node.name,
+                "gpus": len(node.devices),
+                "memory_mib": node.memory_mib,
+                "usable": node.is_usable,
+                "detail": node.detail,
+            }
             for node in pool.nodes
         ],
         "figures": {name: figure.to_payload() for name, figure in state.figures.items()},

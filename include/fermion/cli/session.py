@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 
 from fermion.cli.output import fail
-from fermion.errors import FermionError
+from fermion.errors import FermionError, OutsideUnavailable
 from fermion.ports import Runs
 from fermion.settings import Settings, load
 from fermion.usecases.context import Context
@@ -37,6 +37,15 @@ class Session:
         return open_runs(self.settings)
 
     @property
+    def how_to_start(self) -> str:
+        """How the platform is started where that is in the caller's hands, as a sentence; else empty."""
+        return "`make up` or `fermion up` starts the platform." if self.settings.is_started_by_up else ""
+
+    def what_to_do(self, error: FermionError) -> str:
+        """What the error itself cannot know: who starts the program that it misses."""
+        return self.how_to_start if isinstance(error, OutsideUnavailable) and error.what in ("store", "airflow") else ""
+
+    @property
     def user(self) -> str:
         """Who asks: the account of this machine."""
         try:
@@ -48,7 +57,8 @@ class Session:
 @contextmanager
 def session(as_json: bool) -> Iterator[Session]:
     """A session; a Fermion error ends the command with its message (or JSON) and exit code."""
+    here = Session()
     try:
-        yield Session()
+        yield here
     except FermionError as error:
-        fail(error, as_json=as_json)
+        fail(error, as_json=as_json, what_to_do=here.what_to_do(error))

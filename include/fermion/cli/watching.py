@@ -13,9 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fermion.cli.output import console, seconds
+from fermion.cli.output import clock, console, seconds
+from fermion.domain.counting import counted
+from fermion.domain.figures import Method
 from fermion.domain.jobs import Job, Phase
 from fermion.domain.records import MetricPoint, StageSpan
+from fermion.domain.watching import last_failure, with_failure
 from fermion.errors import OutsideUnavailable
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
@@ -32,6 +35,12 @@ class View:
     job: Job
     spans: Sequence[StageSpan] = ()
     points: Sequence[MetricPoint] = field(default_factory=tuple)
+    are_declared: bool = False
+
+    @property
+    def message(self) -> str:
+        """Why the job is where it is, and whether a stage failed that is tried again."""
+        return with_failure(self.job.explanation.message, last_failure(self.job, self.spans))
 
 
 def _read_again(ctx: Context, job_id: str, before: View) -> View:
@@ -45,7 +54,10 @@ def _read_again(ctx: Context, job_id: str, before: View) -> View:
 def read_view(ctx: Context, job_id: str) -> View:
     """The job with its stages and metrics."""
     with ctx.store.read() as tx:
-        return View(load(tx, job_id), tx.records.spans(job_id), tx.records.points(job_id, kind="training"))
+        job = load(tx, job_id)
+        pool = ctx.pools(tx).get(job.spec.pool)
+        are_declared = pool is not None and pool.method is Method.DECLARED
+        return View(job, tx.records.spans(job_id), tx.records.points(job_id, kind="training"), are_declared)
 
 
 def wait_for_end(ctx: Context, job_id: str, *, timeout_s: float | None = None, quiet: bool = False) -> Job:
@@ -81,7 +93,7 @@ def _line(view: View) -> str:
     job = view.job
     epoch = f" epoch {job.progress.epoch}/{job.progress.epochs}" if job.progress.epoch is not None else ""
     metrics = "".join(f" {name} {value:.4g}" for name, value in latest(view.points).items())
-    return f"{job.id} {job.phase} {job.progress.percent:.0f} %{epoch}{metrics}: {job.explanation.message}"
+    return f"{job.id} {job.phase} {job.progress.percent:.0f} %{epoch}{metrics}: {view.message}"
 
 
 def latest(points: Sequence[MetricPoint]) -> dict[str, float]:
@@ -97,7 +109,7 @@ def render(view: View) -> RenderableType:
         stages.add_row(mark, name, took)
     parts: list[RenderableType] = [
         Text.from_markup(
-            f"[bold]{job.id}[/]  {escape(job.spec.name)}  on {job.spec.pool} ({job.spec.gpus} GPU)  [dim]{job.phase}[/]"
+            f"[bold]{job.id}[/]  {escape(job.spec.name)}  on {job.spec.pool} ({_devices(view)})  [dim]{job.phase}[/]"
         ),
         stages,
     ]
@@ -112,8 +124,15 @@ def render(view: View) -> RenderableType:
             escape(metrics),
         )
         parts.append(bar)
-    parts.append(Text(job.explanation.message, style="red" if job.phase is Phase.FAILED else "dim"))
+    if job.stop_requested_at is not None and not job.is_final:
+        parts.append(Text(f"Asked to end at {clock(job.stop_requested_at)} UTC by {job.stop_requested_by}."))
+    parts.append(Text(view.message, style="red" if job.phase is Phase.FAILED else "dim"))
     return Group(*parts)
+
+
+def _devices(view: View) -> str:
+    """What it asks for; a declared slot is never called a GPU."""
+    return counted(view.job.spec.gpus, "declared slot" if view.are_declared else "GPU")
 
 
 def _stage_rows(view: View) -> list[tuple[str, str, str]]:
@@ -132,7 +151,7 @@ def _stage_rows(view: View) -> list[tuple[str, str, str]]:
 def _now(job: Job) -> frozenset[str]:
     """The stages that are going on in the job's phase."""
     table: dict[Phase, frozenset[str]] = {
-        Phase.STAGING: frozenset({"pull_image", "mount_dataset", "clone_repository"}),
+        Phase.STAGING: frozenset({"pull_image", "mount_dataset", "clone_repository", "wait_for_gpus"}),
         Phase.WAITING: frozenset({"wait_for_gpus"}),
         Phase.STARTING: frozenset({"train"}),
         Phase.RUNNING: frozenset({"train"}),

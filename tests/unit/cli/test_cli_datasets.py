@@ -14,9 +14,12 @@ def test_a_folder_is_registered_listed_and_forgotten(installed: Installation) ->
     assert (code, made["name"], made["files"], made["size_bytes"]) == (0, "digits", 1, 3)
     assert made["uri"] == (installed.root / "run" / "data of us" / "digits").as_uri()
     (listed,) = json.loads(installed.fermion("datasets", "--json")[1])
-    assert (listed["name"], listed["uri"]) == ("digits", made["uri"])
+    assert (listed["name"], listed["uri"], listed["from"]) == ("digits", made["uri"], "registered")
+    assert made["is_new"]
     assert [version["checksum"] for version in listed["versions"]] == [made["checksum"]]
-    assert "digits" in installed.fermion("datasets")[1]
+    assert "digits  registered" in installed.fermion("datasets")[1]
+    again = installed.fermion("datasets", "register", "digits", "data of us/digits")[1]
+    assert again.endswith(f"1 file, 3 bytes at {made['uri']}. Its content was known already.\n")
     assert installed.fermion("datasets", "forget", "digits")[0] == 0
     assert installed.fermion("datasets", "forget", "digits")[0] == 4
 

@@ -7,6 +7,8 @@ It needs nothing of the platform, only folders by environment:
     FERMION_CHECKPOINT_DIR   checkpoint.joblib is written here after every epoch, and resumed from (optional)
     FERMION_RESUME_FROM      where to resume from when there is no checkpoint of our own: another job's (optional)
 
+What it makes is served by serve.py. The options ``--fault-…`` make a model that misbehaves there (see faults.py).
+
 Progress is one JSON object a line on standard output. Exit code 2: something is missing or does not fit, the last line on
 standard error says what.
 """
@@ -23,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import faults
 import joblib
 import numpy
 import sklearn
@@ -67,10 +70,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", "--batch_size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--seconds-per-epoch", "--seconds_per_epoch", type=float, default=0.0, help="make it last")
+    faults.add_options(parser)
     options = parser.parse_args(words)
     for name in ("epochs", "learning_rate", "hidden", "batch_size"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0")
+    try:
+        faults.asked_for(options)
+    except ValueError as problem:
+        parser.error(str(problem))
     return options
 
 
@@ -159,13 +167,17 @@ def save_checkpoint(training: Training, place: Path | None) -> None:
 
 
 def save_model(training: Training, options: argparse.Namespace, data: Data, place: Path) -> None:
-    """Write the three files beside their names first, then give all of them their names."""
+    """Write the files beside their names first, then give all of them their names."""
+    asked = faults.asked_for(options)
     signature = {
         "framework": "scikit-learn",
         "versions": {"scikit-learn": sklearn.__version__, "numpy": numpy.__version__, "joblib": joblib.__version__},
         "inputs": [{"name": "pixels", "dtype": "float64", "shape": [-1, 64], "range": [0, 1], "order": "row by row"}],
-        "outputs": [{"name": "digit", "dtype": "int64", "shape": [-1], "classes": CLASSES}],
-        "options": vars(options),
+        "outputs": [
+            {"name": "digit", "dtype": "int64", "shape": [-1], "classes": CLASSES},
+            {"name": "confidence", "dtype": "float64", "shape": [-1], "range": [0, 1]},
+        ],
+        "options": {name: value for name, value in vars(options).items() if not name.startswith("fault_")},
     }
     metrics = {
         **training.history[-1],
@@ -173,11 +185,15 @@ def save_model(training: Training, options: argparse.Namespace, data: Data, plac
         "train_rows": len(data.train_y),
         "test_rows": len(data.test_y),
     }
+    documents = {"metrics.json": metrics, "signature.json": signature}
+    if asked.are_any:
+        print(f"this model is made to misbehave when it is served: {json.dumps(asked.to_json())}", flush=True)
+        documents[faults.FILE] = asked.to_json()
     place.mkdir(parents=True, exist_ok=True)
     joblib.dump(training.model, place / ".model.joblib.part")
-    (place / ".metrics.json.part").write_text(json.dumps(metrics, indent=2) + "\n")
-    (place / ".signature.json.part").write_text(json.dumps(signature, indent=2) + "\n")
-    for name in ("model.joblib", "metrics.json", "signature.json"):
+    for name, document in documents.items():
+        (place / f".{name}.part").write_text(json.dumps(document, indent=2) + "\n")
+    for name in ("model.joblib", *documents):
         (place / f".{name}.part").replace(place / name)
 
 
