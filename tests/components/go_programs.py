@@ -1,4 +1,7 @@
-"""Go programs that component tests need, each built once from its pinned module and kept in a cache folder."""
+"""Go programs that component tests need, each built once from its pinned module and kept in a cache folder.
+
+``python tests/components/go_programs.py`` builds all of them: minutes that no test's time limit should count.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,33 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import time
 from hashlib import sha256
 from pathlib import Path
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fermion-components"
 BUILD_WITHIN_S = 1800
+HERE = Path(__file__).resolve().parent
+PROGRAMS = {
+    "docker-compose": ("github.com/docker/compose/v5/cmd", HERE / "compose"),
+    "minio": ("github.com/minio/minio", HERE / "minio"),
+}
+"""Name to the package and to the folder of its go.mod and go.sum."""
 
 
 class ProgramMissing(RuntimeError):
     """The program is not there and cannot be built; the message says why."""
 
 
-def built(name: str, package: str, pins: Path) -> Path:
-    """The program of that package, built if it is not there yet (minutes); several callers share one build.
-
-    ``pins`` is the folder of the go.mod and go.sum that fix every version; other pins are another program.
+def built(name: str) -> Path:
+    """One of ``PROGRAMS``, built if it is not there yet (minutes); several callers share one build. Other pins, other program.
 
     Raises:
         ProgramMissing: there is no Go, or it does not build.
     """
+    package, pins = PROGRAMS[name]
     digest = sha256((pins / "go.mod").read_bytes() + (pins / "go.sum").read_bytes()).hexdigest()[:12]
     program = CACHE / f"{name}-{digest}"
     if program.exists():
@@ -49,3 +59,20 @@ def _build(program: Path, package: str, pins: Path) -> None:
         if done.returncode:
             raise ProgramMissing(f"{package} does not build: {done.stderr.strip()[-2000:]}")
         (Path(folder) / "program").rename(program)
+
+
+def main() -> int:
+    """Build all; what cannot be built is left to the tests that need it, which say so."""
+    for name in PROGRAMS:
+        began = time.monotonic()
+        try:
+            place = str(built(name))
+        except ProgramMissing as error:
+            place = f"missing: {error}"
+        sys.stdout.write(f"{name}: {place} ({time.monotonic() - began:.0f} s)\n")
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ done
 # The docker command is a package of its own from Debian 13 on.
 command -v docker >/dev/null || ! apt-cache show docker-cli >/dev/null 2>&1 || need docker-cli docker
 command -v iptables >/dev/null || need iptables iptables
+command -v prometheus >/dev/null || need prometheus prometheus
 command -v git >/dev/null || need git git
 [ -e /etc/ssl/certs/ca-certificates.crt ] || need ca-certificates certificates
 set -- /usr/lib/postgresql/*/bin/initdb

@@ -200,6 +200,19 @@ def test_a_training_does_not_notice_that_everything_around_it_crashes(platform: 
     check_all_is_well(platform, models=2)
 
 
+def test_a_training_does_not_notice_that_the_scheduler_crashes(platform: Composed) -> None:
+    job_id = platform.fermion("train", "--spec", "-", spec=sleeper(seconds=20))["id"]
+    wait_for_epoch(platform, job_id)
+    container, killed = platform.pid("scheduler"), platform.program("scheduler")
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: platform.program("scheduler") not in {container, killed}, "the scheduler started again")
+    job = wait_for_end(platform, job_id)
+
+    assert (job["status"], job["attempt"]) == ("completed", 1), job["message"]
+    assert platform.pid("scheduler") == container
+    check_all_is_well(platform, models=2)
+
+
 def test_a_training_whose_container_crashes_goes_on_from_its_checkpoint(platform: Composed) -> None:
     job_id = platform.fermion("train", "--spec", "-", spec=sleeper(seconds=12))["id"]
     wait_for_epoch(platform, job_id)
@@ -245,7 +258,7 @@ def wait_for_end(platform: Composed, job_id: str) -> dict[str, Any]:
 def test_a_component_that_hangs_is_not_called_healthy(platform: Composed) -> None:
     hung = ("scheduler", "dag-processor", "triggerer")
     assert all(platform.passes_its_check(service) for service in COMPONENTS)
-    pids = [platform.pid(service) for service in hung]
+    pids = [platform.program(service) for service in hung]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -30,10 +30,12 @@ FIXTURES = {"start", "fork"}
 SUITES = sorted(path.stem for path in CONTRACT.glob("test_store_*.py"))
 for suite in SUITES:
     found = vars(importlib.import_module(suite))
-    cases = {name: it for name, it in found.items() if name.startswith("test_") or name in FIXTURES}
-    if twice := cases.keys() & globals().keys():
-        raise RuntimeError(f"{suite} has names that another suite has too: {', '.join(sorted(twice))}")
-    globals().update(cases)
+    fixtures = {name: it for name, it in found.items() if name in FIXTURES}
+    if twice := fixtures.keys() & globals().keys():
+        raise RuntimeError(f"{suite} has fixtures that another suite has too: {', '.join(sorted(twice))}")
+    # Suites may call a case alike: each keeps its suite's name.
+    cases = {f"{name}_of_{suite}": it for name, it in found.items() if name.startswith("test_")}
+    globals().update(fixtures | cases)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,11 @@ def database(postgres_url: str) -> Iterator[SqlStore]:
     store = open_store(postgres_url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def postgres_store(database: SqlStore) -> SqlStore:
+    return database
 
 
 @pytest.fixture

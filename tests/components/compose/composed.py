@@ -26,6 +26,7 @@ STATE = "/var/lib/fermion"
 UP_WITHIN_S = 240
 BUILD_WITHIN_S = 900
 PATIENCE_S = 90.0
+RESTART_WITHIN_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 SERVICES = ("postgres", "machine", *COMPONENTS)
 
@@ -137,6 +138,13 @@ class Composed:
         """The process id of the service's main process on this machine."""
         return int(self.container(service)["State"]["Pid"])
 
+    def program(self, service: str) -> int:
+        """The process id of the service's program: the main process, or what this one keeps running."""
+        main = self.pid(service)
+        kept = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="utf-8").split()
+        is_keeper = b"keep.py" in Path(f"/proc/{main}/cmdline").read_bytes()
+        return int(kept[0]) if is_keeper and kept else main
+
     def kill(self, *services: str) -> None:
         """``kill -9`` of the main processes, as a crash would; the engine does not take it for our wish."""
         for pid in [self.pid(service) for service in services]:
@@ -152,7 +160,7 @@ class Composed:
         def is_back() -> bool:
             return bool(self.container(service)["RestartCount"]) and self.health(service) == "healthy"
 
-        wait_until(is_back, f"{service} started again")
+        wait_until(is_back, f"{service} started again", within_s=RESTART_WITHIN_S)
 
     # --- the platform ---
 

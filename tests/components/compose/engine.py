@@ -22,7 +22,6 @@ from pathlib import Path
 
 from go_programs import CACHE, ProgramMissing, built
 
-HERE = Path(__file__).resolve().parent
 PROGRAMS = ("docker", "dockerd", "containerd", "runc", "iptables", "ldd", "git")
 PACKAGES = "docker.io, containerd, runc, iptables, git: tests/components/install.sh installs them"
 ADDRESSES = "10.213.0.0/16"
@@ -125,7 +124,7 @@ def _checked() -> Path:
     if missing:
         raise EngineMissing(f"not on the PATH: {', '.join(missing)} ({PACKAGES})")
     try:
-        return built("docker-compose", "github.com/docker/compose/v5/cmd", HERE)
+        return built("docker-compose")
     except ProgramMissing as error:
         raise EngineMissing(str(error)) from error
 

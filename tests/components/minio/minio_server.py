@@ -44,7 +44,7 @@ def binary() -> Path:
     Raises:
         MinioMissing: there is no Go, or it does not build.
     """
-    return built("minio", "github.com/minio/minio", HERE)
+    return built("minio")
 
 
 @contextmanager
