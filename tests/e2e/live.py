@@ -10,9 +10,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -25,6 +26,8 @@ from fermion.usecases.context import Context
 from fermion.usecases.launch import launch
 from fermion.usecases.queries import job_by_id
 from fermion.usecases.tend import OPEN
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 UP_WITHIN_S = 240
@@ -64,6 +67,7 @@ class Live:
     folder: Path
     slots: int = 2
     environ: dict[str, str] = field(init=False)
+    _borrowed: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         root = self.folder / "root"
@@ -101,10 +105,6 @@ class Live:
     def up(self) -> None:
         """Start it, with the examples' repositories."""
         self.fermion("up", "--json")
-        maker = ROOT / "include/examples/make_repository.py"
-        subprocess.run(
-            [sys.executable, str(maker), str(self.settings.examples_dir)], check=True, timeout=120, capture_output=True
-        )
 
     def settle(self) -> None:
         """Wait until everything answers again."""
@@ -129,11 +129,25 @@ class Live:
             self._ctx = build(self.settings)
         return self._ctx
 
+    def reopen(self, keys: tuple[str, str] | None = None) -> None:
+        """Open it from this process with its settings as they are now; ``keys`` are what its connections hold."""
+        from fermion.wiring import build
+
+        self._ctx = build(self.settings, secrets=None if keys is None else lambda name: keys)
+
     @property
     def runs(self) -> Runs:
         """Its engine."""
         assert self.ctx.runs is not None
         return self.ctx.runs
+
+    def borrow(self, thing: AbstractContextManager[T]) -> T:
+        """Something outside the platform, there until ``give_back``."""
+        return self._borrowed.enter_context(thing)
+
+    def give_back(self) -> None:
+        """End everything that was borrowed."""
+        self._borrowed.close()
 
     # --- jobs ---
 
@@ -166,32 +180,46 @@ class Live:
 
     def wait_for(self, job_id: str, phase: str, *, within_s: float = PATIENCE_S) -> Job:
         """The job once it is in the phase; fails at once when it ended otherwise."""
+        return self._wait_for_job(job_id, lambda job: job.phase == phase, within_s=within_s, what=phase)
 
-        def reached() -> Job | None:
-            job = self.job(job_id)
-            if job.phase == phase:
-                return job
-            if job.is_final:
-                raise AssertionError(f"{job_id} ended as {job.phase} instead of {phase}: {job.explanation.message}")
-            return None
-
-        return wait_until(reached, within_s=within_s, what=f"{job_id} {phase}")
+    def wait_for_epoch(self, job_id: str, epoch: int, *, within_s: float = PATIENCE_S) -> Job:
+        """The job once its training has said that the epoch is done; fails at once when it ended before that."""
+        return self._wait_for_job(
+            job_id, lambda job: (job.progress.epoch or 0) >= epoch, within_s=within_s, what=f"at epoch {epoch}"
+        )
 
     def wait_for_end(self, job_id: str, *, within_s: float = PATIENCE_S) -> Job:
         """The ended job."""
-        return wait_until(
-            lambda: (job := self.job(job_id)).is_final and job,
-            within_s=within_s,
-            what=f"the end of {job_id}",
-        )
+        return self._wait_for_job(job_id, lambda job: job.is_final, within_s=within_s, what="ended")
 
-    def wait_for_epoch(self, job_id: str, epoch: int, *, within_s: float = PATIENCE_S) -> Job:
-        """The job once its training has said that the epoch is done."""
-        return wait_until(
-            lambda: ((job := self.job(job_id)).progress.epoch or 0) >= epoch and job,
+    def _wait_for_job(self, job_id: str, is_there: Callable[[Job], bool], *, within_s: float, what: str) -> Job:
+        last: list[Job] = []
+
+        def look() -> Job | None:
+            last[:] = [job := self.job(job_id)]
+            if is_there(job):
+                return job
+            if job.is_final:
+                raise AssertionError(f"{job_id} ended as {job.phase} and was not {what}: {job.explanation.message}")
+            return None
+
+        try:
+            found: Job = wait_until(look, within_s=within_s, what=f"{job_id} {what}")
+        except TimeoutError as late:
+            now = f"; it is {last[0].phase}: {last[0].explanation.message}" if last else ""
+            raise TimeoutError(f"{late}{now}") from None
+        return found
+
+    def wait_for_run(self, job: Job, *, within_s: float = PATIENCE_S) -> str:
+        """The state in which the run of a job ended: ``success`` or ``failed``."""
+        assert job.run is not None
+        dag_id, run_id = job.run
+        ended: str = wait_until(
+            lambda: (state := self.runs.state(dag_id, run_id).state) in {"success", "failed"} and state,
             within_s=within_s,
-            what=f"epoch {epoch} of {job_id}",
+            what=f"the end of run {run_id}",
         )
+        return ended
 
     # --- the engine, as a person at its pages would use it ---
 
@@ -205,6 +233,23 @@ class Live:
             ]
             return client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
 
+    def make_repository(self, name: str, source: Path) -> str:
+        """The URL of a git repository with the sleeper's code and the files of ``source``."""
+        examples = self.folder / "more examples"
+        shutil.copytree(ROOT / "include/examples/sleeper/code", examples / name / "code", dirs_exist_ok=True)
+        shutil.copytree(source, examples / name / "code", dirs_exist_ok=True)
+        maker = shutil.copy(ROOT / "include/examples/make_repository.py", examples)
+        command = [sys.executable, str(maker), str(self.settings.examples_dir)]
+        subprocess.run(command, check=True, timeout=120, capture_output=True)
+        return f"file://{self.settings.examples_dir}/{name}.git"
+
+    def trigger(self, conf: object) -> str:
+        """Start a run of train_model as the form does, without looking at its request first; the run's id."""
+        body = {"logical_date": None, "dag_run_id": f"form-{time.time_ns()}", "conf": conf}
+        run = self.call("POST", "/api/v2/dags/train_model/dagRuns", body)
+        run.raise_for_status()
+        return str(run.json()["dag_run_id"])
+
     # --- processes ---
 
     def pids(self, program: str) -> list[int]:
@@ -213,6 +258,13 @@ class Live:
         return [
             int(each["pid"]) for each in found["programs"] if each["name"].split(":")[-1] == program and each["pid"]
         ]
+
+    def program(self, name: str, *, other_than: int | None = None) -> psutil.Process:
+        """The process of a supervised program, to be killed at a moment of one's choice; ``other_than`` was killed before."""
+        pids = wait_until(
+            lambda: (found := self.pids(name)) and found != [other_than] and found, what=f"a process of {name}"
+        )
+        return psutil.Process(pids[0])
 
     def kill(self, program: str) -> None:
         """``kill -9`` a supervised program."""
@@ -235,11 +287,27 @@ class Live:
         name = f"{job.id}-a{job.attempt}"
         return [each for each in psutil.process_iter() if _environ(each).get("FERMION_WORKLOAD") == name]
 
+    def keepers(self, job: Job) -> dict[str, psutil.Process]:
+        """The ``guard`` and the ``runner`` of a job's present attempt."""
+        file = self.settings.work_dir / "workloads" / f"{job.id}-a{job.attempt}" / "runner.json"
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return {role: psutil.Process(found[role]["pid"]) for role in ("guard", "runner")}
+
     def task_process(self, run_id: str, task_id: str) -> psutil.Process | None:
         """Airflow's process that runs this task now, below its supervisor; None while there is none."""
         found = self.call("GET", f"/api/v2/dags/train_model/dagRuns/{run_id}/taskInstances/{task_id}")
         title = f"airflow worker -- {found.json().get('id')}"
         return next((each for each in self._mine() if " ".join(_cmdline(each)).strip() == title), None)
+
+    def replicas(self) -> list[tuple[str, psutil.Process, str]]:
+        """Live processes of this installation's replicas (their servers and what those started): replica, process, command."""
+        place = str(self.settings.work_dir)
+        found = ((each, _environ(each)) for each in psutil.process_iter())
+        return [
+            (marks["FERMION_REPLICA"], each, " ".join(_cmdline(each)))
+            for each, marks in found
+            if "FERMION_REPLICA" in marks and marks.get("FERMION_MODEL_DIR", "").startswith(place)
+        ]
 
     def processes(self) -> list[psutil.Process]:
         """Every process of this installation, trainings included."""

@@ -157,6 +157,18 @@ def test_digits_says_what_is_missing_or_does_not_fit(python: str, place: Path) -
     assert "give the training the dataset 'digits'" in missing.stderr.decode()
 
 
+@pytest.mark.timeout(600)
+def test_digits_makes_a_model_that_misbehaves_only_when_asked_to(python: str, place: Path) -> None:
+    asked = ("--epochs", "1", "--fault-error-share", "0.03", "--fault_leak_mib", "1")
+    done = run(python, TRAIN, place, *asked)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"this model is made to misbehave" in done.stdout
+    assert json.loads((place / "output" / "faults.json").read_text()) == {"error_share": 0.03, "leak_mib": 1}
+    assert "fault" not in (place / "output" / "signature.json").read_text()
+    refused = run(python, TRAIN, place, "--fault-error-share", "2")
+    assert (refused.returncode, b"must be 0 to 1, not 2" in refused.stderr) == (2, True)
+
+
 def test_the_digits_data_is_small_and_whole() -> None:
     assert DATA.stat().st_size < 120 * 1024
     header, *rows = gzip.decompress(DATA.read_bytes()).decode().splitlines()

@@ -87,7 +87,7 @@ def test_everything_written_lies_in_the_state_folder_under_the_names_of_the_hous
         named = [
             *(settings.airflow_home, settings.postgres_dir, settings.secrets_dir, settings.supervisor_dir),
             *(settings.logs_dir, settings.work_dir, settings.models_dir, settings.reports_dir),
-            *(settings.choices_file, settings.examples_dir, settings.demo_file),
+            *(settings.choices_file, settings.examples_dir, settings.router_dir, settings.demo_file),
         ]
         assert settings.state / path in named
     assert read(root, "", FERMION_STATE="/srv/state").models_dir == Path("/srv/state/models")
@@ -208,7 +208,8 @@ def test_a_folder_with_a_space_is_written_as_a_url_only_where_it_is_one(root: Pa
 
 
 def test_cache_sizes_are_also_said_in_bytes(root: Path) -> None:
-    caches = read(root, "caches: {images_gib: 0.5, code_gib: null}").caches
+    caches = read(root, "caches: {images_gib: 0.5, code_gib: null, models_gib: 2}").caches
+    assert caches.models_bytes == 2**31
     assert (caches.images_bytes, caches.datasets_bytes, caches.code_bytes) == (2**29, 50 * 2**30, None)
 
 
@@ -369,7 +370,7 @@ def test_the_shipped_configuration_is_sound(tmp_path: Path) -> None:
     settings = load(environ={"FERMION_ROOT": str(CHECKOUT), "FERMION_STATE": str(tmp_path)})
     assert settings.environment == "embedded"
     assert [(name, cluster.kind) for name, cluster in settings.clusters.items()] == [("local", "process")]
-    assert set(settings.images) == {"digits:1", "python:3"}
+    assert set(settings.images) == {"digits:1", "digits-server:1", "python:3"}
     assert settings.datasets == {"digits": f"file://{tmp_path}/examples/datasets/digits"}
 
 
@@ -411,3 +412,15 @@ def test_the_settings_are_the_only_reader_of_the_platforms_variables() -> None:
     reads = re.compile(r"(os\.environ(\.get\(|\[)|getenv\()\s*[\"']FERMION_(ROOT|STATE|DATABASE_URL|AIRFLOW_URL)")
     readers = [file.name for file in package.rglob("*.py") if reads.search(file.read_text())]
     assert readers == []
+
+
+def test_looks_from_prometheus_need_one(root: Path) -> None:
+    (found,) = problems(root, "metrics: {looks: prometheus}\n")
+    assert "metrics.looks: no Prometheus is configured" in found
+    assert read(root, "metrics: {looks: prometheus, prometheus: 'http://127.0.0.1:9090'}\n").metrics.labels == {}
+    wrong = problems(root, "metrics: {prometheus: nowhere, labels: {a-b: c}, scrape_port: 80}\n")
+    assert [each.split(": ")[1] for each in wrong] == [
+        "metrics.prometheus",
+        "metrics.labels.a-b",
+        "metrics.scrape_port",
+    ]
