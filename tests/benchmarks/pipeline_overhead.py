@@ -10,46 +10,21 @@ import argparse
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from statistics import median
 
 from tests.benchmarks.lines import Line
 from tests.benchmarks.platforms import DAG, lease_of, platform, run_end
-from tests.benchmarks.stock_airflow import stock_airflow
+from tests.benchmarks.stock_airflow import stock_airflow, take_turns
 from tests.e2e.live import Live
 
-ROUNDS = 5
-BAR = 0.4
 TRAINS_S = 2
 
 
 def main(given: argparse.Namespace) -> Iterator[Line]:
     """One line."""
-    rounds = 2 if given.short else ROUNDS
     with platform(slots=2) as live, stock_airflow(live, live.folder / "stock") as stock:
-        _run_pipeline(live)  # the first run of each stages, forks and compiles for all
-        stock.run_chain("warm")
-        ours: list[tuple[float, float]] = []
-        theirs: list[float] = []
-        for number in range(rounds):
-            ours.append(_run_pipeline(live))
-            theirs.append(stock.run_chain(f"round-{number}"))
+        compared = take_turns(lambda _: _run_pipeline(live), stock, short=given.short)
         tasks = _tasks(live)
-    overhead = [whole - trained for whole, trained in ours]
-    ratio = median(overhead) / median(theirs)
-    yield Line(
-        bench="pipeline_overhead",
-        bar=f"ratio <= {BAR}",
-        holds=ratio <= BAR if not given.short else None,
-        ratio=ratio,
-        raw={
-            "overhead_s": [round(each, 2) for each in overhead],
-            "whole_s": [round(whole, 2) for whole, _ in ours],
-            "training_s": [round(trained, 2) for _, trained in ours],
-            "baseline_s": [round(each, 2) for each in theirs],
-            "rounds": rounds,
-            "tasks_of_last_run": tasks,
-        },
-    )
+    yield compared.line("pipeline_overhead", part="training_s", tasks_of_last_run=tasks)
 
 
 def _run_pipeline(live: Live) -> tuple[float, float]:

@@ -11,16 +11,18 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 
 import httpx
 import psutil
 import psycopg
 from psycopg import sql
+from tests.benchmarks.lines import Line
 from tests.e2e.live import Live, wait_until
 
 from fermion.adapters.local_platform.addresses import is_free, read
@@ -32,18 +34,22 @@ from fermion.adapters.local_platform.processes import end
 AIRFLOW = str(Path(sys.executable).with_name("airflow"))
 PROGRAMS = ("api-server", "scheduler", "dag-processor", "triggerer")
 DATABASE = "airflow_stock"
-DAG_ID = "ten_tasks"
-DAG = f"""
+ROUNDS = 5
+BAR = 0.4
+"""Of what the platform adds, against the chain."""
+
+DAG_ID = "trivial_tasks"
+DAG = """
 from airflow.sdk import chain, dag, task
 
 @dag(schedule=None, catchup=False, is_paused_upon_creation=False)
-def {DAG_ID}():
+def trivial_tasks():
     @task
     def nothing():
         return None
-    chain(*(nothing.override(task_id=f"task_{{number}}")() for number in range(10)))
+    chain(*(nothing.override(task_id=f"task_{number}")() for number in range(TASKS)))
 
-{DAG_ID}()
+trivial_tasks()
 """
 
 
@@ -54,7 +60,7 @@ class StockAirflow:
     client: httpx.Client
 
     def run_chain(self, run_id: str, *, within_s: float = 180) -> float:
-        """Seconds from the trigger to the end of one run of ten trivial tasks."""
+        """Seconds from the trigger to the end of one run of the chain."""
         began = time.time()
         path = f"/api/v2/dags/{DAG_ID}/dagRuns"
         self.client.post(path, json={"dag_run_id": run_id, "logical_date": None}).raise_for_status()
@@ -68,12 +74,55 @@ class StockAirflow:
         return wait_until(ended, within_s=within_s, what=f"the baseline's run {run_id}").timestamp() - began
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Runs of ours, whole and the part of it that is not the platform's, and the baseline's, in seconds."""
+
+    ours: Sequence[tuple[float, float]]
+    theirs: Sequence[float]
+    is_judged: bool
+
+    def line(self, bench: str, *, part: str, **more: object) -> Line:
+        """The ratio of the medians of what the platform adds and of the baseline; ``part`` names what is taken off."""
+        overhead = [whole - taken for whole, taken in self.ours]
+        ratio = median(overhead) / median(self.theirs)
+        return Line(
+            bench=bench,
+            bar=f"ratio <= {BAR}",
+            holds=ratio <= BAR if self.is_judged else None,
+            ratio=ratio,
+            raw={
+                "overhead_s": [round(each, 2) for each in overhead],
+                "whole_s": [round(whole, 2) for whole, _ in self.ours],
+                part: [round(taken, 2) for _, taken in self.ours],
+                "baseline_s": [round(each, 2) for each in self.theirs],
+                "rounds": len(self.theirs),
+                **more,
+            },
+        )
+
+
+def take_turns(run: Callable[[str], tuple[float, float]], stock: StockAirflow, *, short: bool) -> Compared:
+    """Ours and the baseline's chain by turns, after one of each that stages, forks and compiles for all.
+
+    ``run`` is given a name, and answers with the seconds of the whole and of the part that is not the platform's.
+    """
+    run("warm")
+    stock.run_chain("warm")
+    ours: list[tuple[float, float]] = []
+    theirs: list[float] = []
+    for number in range(2 if short else ROUNDS):
+        ours.append(run(f"round-{number}"))
+        theirs.append(stock.run_chain(f"round-{number}"))
+    return Compared(ours, theirs, is_judged=not short)
+
+
 @contextmanager
-def stock_airflow(live: Live, folder: Path) -> Iterator[StockAirflow]:
-    """Up beside the platform; ended afterwards."""
+def stock_airflow(live: Live, folder: Path, *, tasks: int = 10) -> Iterator[StockAirflow]:
+    """Up beside the platform, with a chain of so many trivial tasks; ended afterwards."""
     folder.mkdir()
     (folder / "dags").mkdir()
-    (folder / "dags" / f"{DAG_ID}.py").write_text(DAG)
+    (folder / "dags" / f"{DAG_ID}.py").write_text(DAG.replace("TASKS", str(tasks)))
     password = secrets.token_urlsafe(16)
     (folder / "passwords.json").write_text(json.dumps({"admin": password}))
     port, logs_port, trigger_logs_port = _free_ports(3, first=28480)
