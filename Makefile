@@ -2,7 +2,7 @@
 # `make help` lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down clean ps demo test lint check test-components test-e2e kill-matrix bench lock
+.PHONY: help setup up down clean ps demo test lint check test-components test-e2e kill-matrix fault-table bench lock
 
 BIN := .venv/bin
 FAST := $(wildcard tests/unit tests/contract)
@@ -48,6 +48,7 @@ check: lint ## the same and the fast tests
 	$(PYTEST) $(PARALLEL) $(FAST)
 
 test-components: setup ## tests against real servers (see docs/operations.md for what they need)
+	@$(BIN)/python tests/components/go_programs.py
 	$(PYTEST) tests/components
 
 test-e2e: setup ## whole trainings on a live platform
@@ -56,7 +57,10 @@ test-e2e: setup ## whole trainings on a live platform
 kill-matrix: setup ## kill one thing after the other and see what happens; SMOKE=1 for five rows
 	$(BIN)/python -m tests.e2e.kill_matrix $(if $(SMOKE),--smoke)
 
-bench: setup ## benchmarks, one JSON object a line; BENCH=training chooses
+fault-table: setup ## break one thing after the other while a service is asked, see what its users saw; SMOKE=1 for five rows
+	$(BIN)/python -m tests.e2e.fault_table $(if $(SMOKE),--smoke)
+
+bench: setup ## benchmarks, one JSON object a line; BENCH=training or serving
 	@$(BIN)/python -m tests.benchmarks.$(BENCH)
 
 lock: setup ## pin everything again after a change of a requirements file
