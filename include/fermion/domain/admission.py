@@ -6,15 +6,17 @@ rules, in their order, stand in ``docs/queue.md``; a change of them changes ``RU
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from fermion.domain import fairshare, payloads
 from fermion.domain.explain import Explainer
 from fermion.domain.line import Reservation, ReservedFor, Waiting, waiting_of
 from fermion.domain.picture import Picture
+from fermion.domain.queues import Order, Queues
 from fermion.domain.reasons import Explanation
 from fermion.domain.snapshots import Grant, Preemption, Snapshot
 from fermion.errors import NotFound
@@ -55,18 +57,15 @@ class Round:
         """
         if job_id in self._explained:
             return self._explained[job_id]
-        if self._explainer is None or job_id not in self._explainer.jobs:
+        if self._explainer is None or job_id not in self._explainer:
             raise NotFound(f"this round decided nothing about job {job_id!r}", what="job")
         return self._explainer.explain(job_id)
 
     def explanations(self, *, limit: int | None = None) -> dict[str, Explanation]:
         """The reasons of jobs that were not granted, in the order of the line; of the first ``limit`` if given."""
-        if self._explainer is None:
-            granted = {grant.job_id for grant in self.grants}
-            ids = [job_id for job_id in self._explained if job_id not in granted]
-        else:
-            ids = self._explainer.still_waiting()
-        return {job_id: self.explain(job_id) for job_id in ids[:limit]}
+        granted = {grant.job_id for grant in self.grants}
+        ids: Iterable[str] = self._explained if self._explainer is None else self._explainer
+        return {job_id: self.explain(job_id) for job_id in islice((each for each in ids if each not in granted), limit)}
 
     def to_payload(self, *, explain: Collection[str] | None = None) -> dict[str, Any]:
         """The round as JSON-ready data, with the reasons of the jobs in ``explain`` (None: of all that were granted or wait)."""
@@ -83,32 +82,40 @@ class Round:
         return replace(payloads.from_payload(Round, payload), _explained=told)
 
 
-def decide(snapshot: Snapshot, now: datetime) -> Round:
+def decide(snapshot: Snapshot, now: datetime, *, queues: Queues | None = None) -> Round:
     """The round that these jobs, leases and pools give at ``now``.
+
+    ``queues`` hold the snapshot's waiting jobs, where the caller keeps them; they must not change while the round is asked
+    for reasons.
 
     1. The line is put in order: priority, jobs with a reservation, fair share, arrival.
     2. Each job in turn starts if limits, quota and placement let it, and if that delays no promise made before it.
     3. A job that does not takes from lower priorities, if it then would start.
     4. Else the first in line that has waited its grace time gets the reservation of its pool.
+
+    The walk ends where nothing of this can happen any more.
     """
     picture = Picture(snapshot, now)
-    line = fairshare.order(
-        snapshot.waiting,
+    order = Order(
+        Queues(snapshot.waiting) if queues is None else queues,
         use=snapshot.use,
         weights=fairshare.weights(snapshot.pools),
         first=[reservation.job_id for reservation in snapshot.reservations],
     )
+    oldest = order.queues.oldest()
     rooms = picture.rooms
-    for job in line:
+    for job in order:
         room = rooms.get(job.pool)
         if room is None or not job.staged:
             continue
         if job.gpus > room.free or not picture.start(job):
             picture.hold(job)
+            if oldest is not None and picture.is_settled(job, oldest=oldest):
+                break
     return Round(
         decided_at=now,
         grants=tuple(picture.grants.values()),
         preemptions=tuple(picture.preemptions.values()),
         reservations=tuple(picture.reservations.values()),
-        _explainer=Explainer(picture, line),
+        _explainer=Explainer(picture, order),
     )

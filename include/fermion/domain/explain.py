@@ -8,7 +8,7 @@ but their end, it is about to preempt.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from fermion.domain.book import Excess, Limit
@@ -16,6 +16,7 @@ from fermion.domain.counting import counted
 from fermion.domain.line import ReservedFor, Waiting
 from fermion.domain.picture import Picture
 from fermion.domain.placement import Room
+from fermion.domain.queues import Order
 from fermion.domain.reasons import Explanation, Reason
 
 TOP_HOLDERS = 5
@@ -24,28 +25,23 @@ TOP_HOLDERS = 5
 class Explainer:
     """Makes explanations out of the picture at the end of a round; sums for a pool are made once, when first asked."""
 
-    def __init__(self, picture: Picture, line: Sequence[Waiting]) -> None:
+    def __init__(self, picture: Picture, order: Order) -> None:
         self._picture = picture
-        self._line = line
-        self._jobs: dict[str, Waiting] | None = None
+        self._order = order
         self._places: dict[str, int] = {}
-        self._lengths: Counter[str] = Counter()
+        self._granted_in = Counter(grant.pool for grant in picture.grants.values())
         self._held: dict[str, tuple[int, list[dict[str, object]]]] = {}
 
-    @property
-    def jobs(self) -> dict[str, Waiting]:
-        """Every job of the line by id."""
-        if self._jobs is None:
-            self._jobs = {job.job_id: job for job in self._line}
-        return self._jobs
+    def __contains__(self, job_id: str) -> bool:
+        return self._order.queues.get(job_id) is not None
 
-    def still_waiting(self) -> list[str]:
-        """Ids of the jobs that were not granted, in the order of the line."""
-        return [job.job_id for job in self._line if job.job_id not in self._picture.grants]
+    def __iter__(self) -> Iterator[str]:
+        """Ids of the line's jobs in order."""
+        return (job.job_id for job in self._order)
 
     def explain(self, job_id: str) -> Explanation:
         """The reason of one job of the line."""
-        job = self.jobs[job_id]
+        job = self._job(job_id)
         if job.pool not in self._picture.pools:
             message = f"pool {job.pool!r} does not exist any more; stop the job, or wait until the pool is back."
             return Explanation(Reason.MISCONFIGURED, message, {"asked": job.gpus, "pool": job.pool})
@@ -111,6 +107,11 @@ class Explainer:
         numbers = {"asked": job.gpus, "waited_s": waited, "nodes": [part.node for part in grant.slices]}
         return Explanation(Reason.GRANTED, message, numbers)
 
+    def _job(self, job_id: str) -> Waiting:
+        job = self._order.queues.get(job_id)
+        assert job is not None
+        return job
+
     # --- numbers ----------------------------------------------------------------------------------------------------
 
     def _numbers(self, job: Waiting) -> dict[str, object]:
@@ -137,7 +138,7 @@ class Explainer:
                     gpus[lease.holder_id, lease.holder_kind, lease.owner] += lease.gpus
             for grant in self._picture.grants.values():
                 if grant.pool == pool:
-                    gpus[grant.job_id, "job", self.jobs[grant.job_id].owner] += sum(
+                    gpus[grant.job_id, "job", self._job(grant.job_id).owner] += sum(
                         len(s.devices) for s in grant.slices
                     )
             top = sorted(gpus.items(), key=lambda item: (-item[1], item[0]))[:TOP_HOLDERS]
@@ -151,12 +152,20 @@ class Explainer:
     def _place(self, job: Waiting) -> tuple[int, int]:
         """The job's position among those of its pool that still wait, and how many these are."""
         if not self._places:
-            granted, places, lengths = self._picture.grants, self._places, self._lengths
-            for other in self._line:
-                if other.job_id not in granted:
-                    lengths[other.pool] += 1
-                    places[other.job_id] = lengths[other.pool]
-        return self._places[job.job_id], self._lengths[job.pool]
+            self._places = self._walked_places()
+        granted = self._granted_in[job.pool]
+        place = self._places.get(job.job_id) or self._order.ahead_of(job) - granted + 1
+        return place, self._order.queues.count(job.pool) - granted
+
+    def _walked_places(self) -> dict[str, int]:
+        """The positions of those that were passed, among whom are all that were granted."""
+        places: dict[str, int] = {}
+        lengths: Counter[str] = Counter()
+        for job in self._order.walked:
+            if job.job_id not in self._picture.grants:
+                lengths[job.pool] += 1
+                places[job.job_id] = lengths[job.pool]
+        return places
 
     def _promise(self, job: Waiting) -> str:
         promise = self._picture.reservations.get(job.job_id)

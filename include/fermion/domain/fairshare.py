@@ -1,4 +1,4 @@
-"""Fair share: who used how much lately, and the order of a line that follows from it.
+"""Fair share: who used how much lately. The order of a line follows from it (``queues.py``).
 
 Use decays: a GPU-second counts half after one half-life. Nothing is stored but leases; use is computed from them.
 """
@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import attrgetter
-from typing import Generic, TypeVar
 
 from fermion.domain.leases import Lease
-from fermion.domain.line import Waiting
 from fermion.domain.pools import Pool
-
-Who = TypeVar("Who", str, tuple[str, str])
 
 DEFAULT_HALF_LIFE = timedelta(days=7)
 """For leases of a pool that has gone."""
@@ -82,51 +77,6 @@ def half_lives(pools: Iterable[Pool]) -> dict[str, timedelta]:
     return {pool.id: pool.policy.half_life for pool in pools}
 
 
-def order(
-    waiting: Sequence[Waiting], *, use: Use, weights: Mapping[str, int], first: Sequence[str] = ()
-) -> list[Waiting]:
-    """The line: by priority, then jobs in ``first`` in that order, then fair share, then arrival.
-
-    Fair share compares teams (use divided by the team's weight), then owners within a team. A job counts not only what
-    its team and owner used, but also what their jobs before it would use: so ten jobs of one owner do not all pass the
-    first job of another. Three sorts by plain keys: O(n log n), and near n where ``waiting`` comes as it arrived.
-    """
-    of_owner, of_team = _sums(use)
-    turns = {job_id: turn for turn, job_id in enumerate(first)}
-    levels: defaultdict[tuple[int, int], list[Waiting]] = defaultdict(list)
-    for job in sorted(waiting, key=attrgetter("queued_at", "job_id")):
-        levels[-job.priority, turns.get(job.job_id, len(turns))].append(job)
-    owners = _Queues(of_owner, {})
-    teams = _Queues(of_team, weights)
-    line: list[Waiting] = []
-    for level in sorted(levels):
-        by_owner = owners.sort(levels[level], [(job.team, job.owner) for job in levels[level]])
-        line += teams.sort(by_owner, [job.team for job in by_owner])
-    return line
-
-
-class _Queues(Generic[Who]):
-    """What each team or owner used, and would use for its jobs so far in line. A weight is 1 or more."""
-
-    def __init__(self, used: Mapping[Who, float], weights: Mapping[Who, int]) -> None:
-        self._used: Mapping[Who, float] = used
-        self._weights: Mapping[Who, int] = weights
-        self._counts: dict[Who, list[float]] = {}
-
-    def sort(self, jobs: Sequence[Waiting], of: Sequence[Who]) -> list[Waiting]:
-        """The jobs by the share that theirs had before them; counts these as used too."""
-        shares: list[float] = []
-        counts = self._counts
-        for job, who in zip(jobs, of, strict=True):
-            count = counts.get(who)
-            if count is None:
-                count = counts[who] = [self._used.get(who, 0.0), max(1, self._weights.get(who, 1))]
-            before, weight = count
-            shares.append(before / weight)
-            count[0] = before + job.gpu_seconds
-        return [jobs[index] for index in sorted(range(len(jobs)), key=shares.__getitem__)]
-
-
 def weights(pools: Iterable[Pool]) -> dict[str, int]:
     """Each team's nominal GPUs over these pools; a team without any weighs 1."""
     sums: defaultdict[str, int] = defaultdict(int)
@@ -134,12 +84,3 @@ def weights(pools: Iterable[Pool]) -> dict[str, int]:
         for team, quota in pool.policy.teams.items():
             sums[team] += quota.nominal
     return dict(sums)
-
-
-def _sums(use: Use) -> tuple[defaultdict[tuple[str, str], float], defaultdict[str, float]]:
-    of_owner: defaultdict[tuple[str, str], float] = defaultdict(float)
-    of_team: defaultdict[str, float] = defaultdict(float)
-    for row in use.owners:
-        of_owner[row.team, row.owner] += row.gpu_seconds
-        of_team[row.team] += row.gpu_seconds
-    return of_owner, of_team

@@ -19,6 +19,7 @@ from fermion.domain.futures import Run, arrival, future_starts
 from fermion.domain.leases import Lease, LeasePhase
 from fermion.domain.limits import never_fits
 from fermion.domain.line import Waiting
+from fermion.domain.queues import Order, Queues
 from fermion.domain.snapshots import Snapshot
 
 MIN_RUNS = 5
@@ -134,7 +135,7 @@ def _unknowable(job: Waiting, snapshot: Snapshot, runs: RunTimes) -> str | None:
 
 def _line(snapshot: Snapshot, jobs: Sequence[Waiting]) -> list[Waiting]:
     first = [reservation.job_id for reservation in snapshot.reservations]
-    return fairshare.order(jobs, use=snapshot.use, weights=fairshare.weights(snapshot.pools), first=first)
+    return list(Order(Queues(jobs), use=snapshot.use, weights=fairshare.weights(snapshot.pools), first=first))
 
 
 def _recent(history: Sequence[Lease], snapshot: Snapshot) -> list[Lease]:

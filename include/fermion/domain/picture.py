@@ -41,6 +41,7 @@ class Picture:
         self._held: list[Held] = [(lease.ends_by, lease) for lease in self.leases]
         self._gone: list[Held] = []
         self._kept = {reservation.job_id: reservation for reservation in snapshot.reservations}
+        self._unseen = set(self._kept)
         self._heads = {job_id for job_id, kept in self._kept.items() if kept.why is ReservedFor.HEAD}
         self._ending: defaultdict[str, list[Lease]] = defaultdict(list)
         for lease in self.leases:
@@ -76,6 +77,14 @@ class Picture:
             return None
         return self.rooms[job.pool].find(job, ends_by=ends_by)
 
+    def is_settled(self, job: Waiting, *, oldest: datetime) -> bool:
+        """Whether nobody behind this job can start, take or be promised anything; ``oldest`` came before all of them."""
+        if self._unseen or self._ending or any(room.free for room in self.rooms.values()):
+            return False
+        if self._lowest is not None and self._lowest < job.priority:
+            return False
+        return all(pool in self._headed or oldest > since for pool, since in self._reserves_from.items())
+
     def victims_of(self, job_id: str) -> list[str]:
         """Ids of the leases asked to end for that job, now or earlier."""
         earlier = [lease.id for lease in self._ending.get(job_id, ())]
@@ -85,6 +94,7 @@ class Picture:
 
     def start(self, job: Waiting) -> bool:
         """Grant the job what it asks for if it may start now."""
+        self._unseen.discard(job.job_id)
         kind = (*_kind(job), job.owner)
         if kind in self._cannot_start:
             return False
@@ -103,6 +113,7 @@ class Picture:
 
     def hold(self, job: Waiting) -> None:
         """Take from lower priorities for a job that cannot start, or reserve for it, where it may have that."""
+        self._unseen.discard(job.job_id)
         can_preempt = (
             job.preempts and self._lowest is not None and self._lowest < job.priority and self._may_preempt(job)
         ) or job.job_id in self._ending

@@ -160,7 +160,7 @@ def _admit_cohort(
         memory = recall(tx, cohort)
         waiting = (*line.waiting, *(claim.to_waiting() for claim in claims.values()))
         snapshot = take_snapshot(tx, pools, waiting, memory, now)
-        made = decide(snapshot, now)
+        made = decide(snapshot, now, queues=None if claims else line.queues)
         reasons = _due_reasons(line, made)
         fresh = _read_to_write(tx, line, {*reasons, *(grant.job_id for grant in made.grants)})
         round_id = _keep_round(tx, cohort, snapshot, line, made)

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from fermion.domain.jobs import IN_LINE, Job, Phase
 from fermion.domain.line import Waiting, waiting_of
 from fermion.domain.pools import Pool
+from fermion.domain.queues import Queues
 from fermion.domain.reasons import Reason
 from fermion.ports import Store, Transaction
 from fermion.usecases.context import Context
@@ -44,7 +45,7 @@ class Place:
 
 @dataclass(slots=True)
 class Line:
-    """Everybody in line for some pools. ``digest`` is the sum of the marks: the same for the same jobs in any order.
+    """Everybody in line for some pools, also as ``queues``. ``digest`` is the sum of the marks: the same for the same jobs in any order.
 
     ``untold`` are staged jobs whose reason was never stored, oldest first; ``told_at`` is when reasons were looked at last.
     ``jobs`` are the latest of them as this process read or wrote them last, ``fresh`` names those that this transaction has
@@ -55,6 +56,7 @@ class Line:
     event: int
     read_at: datetime
     places: dict[str, Place] = field(default_factory=dict)
+    queues: Queues = field(default_factory=Queues)
     digest: int = 0
     told_at: datetime | None = None
     untold: dict[str, None] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Line:
         """Insert or replace."""
         self.drop(place.waiting.job_id)
         self.places[place.waiting.job_id] = place
+        self.queues.put(place.waiting)
         self.digest = (self.digest + place.mark) & _MASK
         if place.waiting.staged and not place.is_told:
             self.untold[place.waiting.job_id] = None
@@ -74,6 +77,7 @@ class Line:
         self.jobs.pop(job_id, None)
         self.fresh.discard(job_id)
         place = self.places.pop(job_id, None)
+        self.queues.drop(job_id)
         if place is not None:
             self.digest = (self.digest - place.mark) & _MASK
             self.untold.pop(job_id, None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,9 @@ from fermion.domain.book import Book
 from fermion.domain.budgets import HOUR_S
 from fermion.domain.leases import Lease
 from fermion.domain.line import Reservation, ReservedFor, Waiting
+from fermion.domain.picture import Picture
 from fermion.domain.pools import Budget, Pool
+from fermion.domain.queues import Queues
 from simulations import Arrival, Simulation, arrival
 
 SOME = settings(max_examples=60, deadline=None)
@@ -357,3 +360,60 @@ def test_victims_are_lower_preemptible_enough_and_none_too_many(case: tuple[Pool
     assert starts_without(victims)
     for spared in victims:
         assert not starts_without(victims - {spared}), f"{spared} could have been spared"
+
+
+class Unhurried(Simulation):
+    """Decides every step also with a walk to the end of the line, and on queues that were kept: all say the same."""
+
+    def snapshot(self) -> Snapshot:
+        found = super().snapshot()
+        at_once = decide(found, self.now)
+        kept = decide(found, self.now, queues=Queues(found.waiting[::-1]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Picture, "is_settled", lambda *_, **__: False)
+            whole = decide(found, self.now)
+        assert at_once == kept == whole
+        assert at_once.explanations() == kept.explanations() == whole.explanations()
+        for job in found.waiting:
+            assert decide(found, self.now).explain(job.job_id) == whole.explain(job.job_id)
+        return found
+
+
+@st.composite
+def crowds(draw: st.DrawFn, *, pool_ids: tuple[str, ...] = ("local/declared",)) -> tuple[list[Pool], list[Arrival]]:
+    """Small pools, and many jobs for them, small and large, of several priorities."""
+    made = [
+        make_pool(
+            pool_id,
+            nodes=[make_node(f"{pool_id}-n{number}", gpus=2) for number in range(draw(st.integers(1, 2)))],
+            cohort="crowd",
+            preemption=draw(st.booleans()),
+            head_grace=seconds(draw(st.sampled_from([0, 8, 1000]))),
+            half_life=seconds(100),
+        )
+        for pool_id in pool_ids
+    ]
+    jobs = [
+        make_waiting(
+            f"job-{number:02}",
+            gpus=draw(st.sampled_from([1, 1, 1, 2])),
+            nodes=draw(st.sampled_from([1, 1, 2])),
+            pool=draw(st.sampled_from([*pool_ids, *pool_ids, "c/gone"])),
+            owner=draw(st.sampled_from(["ann", "bob"])),
+            team=draw(st.sampled_from(["a", "b"])),
+            priority=draw(st.sampled_from([0, 0, 1, 5])),
+            preemptible=draw(st.integers(0, 3)) > 0,
+            waited_s=-draw(st.integers(0, 12)),
+            max_runtime=draw(st.sampled_from([None, seconds(20)])),
+        )
+        for number in range(draw(st.integers(8, 20)))
+    ]
+    return made, [arrival(job, runs_s=draw(st.integers(1, 20))) for job in jobs]
+
+
+@pytest.mark.parametrize("pool_ids", [("local/declared",), ("c/east", "c/west")])
+@settings(SOME, max_examples=100)
+@given(data=st.data())
+def test_who_stops_walking_early_misses_nothing(pool_ids: tuple[str, ...], data: st.DataObject) -> None:
+    made, jobs = data.draw(crowds(pool_ids=pool_ids))
+    Unhurried(made, jobs).run()
