@@ -28,6 +28,7 @@ class Explainer:
     def __init__(self, picture: Picture, order: Order) -> None:
         self._picture = picture
         self._order = order
+        self._told: dict[str, Explanation] = {}
         self._places: dict[str, int] = {}
         self._granted_in = Counter(grant.pool for grant in picture.grants.values())
         self._held: dict[str, tuple[int, list[dict[str, object]]]] = {}
@@ -41,11 +42,15 @@ class Explainer:
 
     def explain(self, job_id: str) -> Explanation:
         """The reason of one job of the line."""
-        job = self._job(job_id)
+        if job_id not in self._told:
+            self._told[job_id] = self._explained(self._job(job_id))
+        return self._told[job_id]
+
+    def _explained(self, job: Waiting) -> Explanation:
         if job.pool not in self._picture.pools:
             message = f"pool {job.pool!r} does not exist any more; stop the job, or wait until the pool is back."
             return Explanation(Reason.MISCONFIGURED, message, {"asked": job.gpus, "pool": job.pool})
-        if job_id in self._picture.grants:
+        if job.job_id in self._picture.grants:
             return self._granted(job)
         numbers = self._numbers(job)
         reason, message, more = self._waiting(job, numbers)

@@ -370,7 +370,7 @@ def _keep_round(tx: Transaction, cohort: str, snapshot: Snapshot, line: Line, ma
             rule_version=RULE_VERSION,
             decided_at=made.decided_at,
             inputs=snapshot.to_payload() if is_short else _named_inputs(snapshot, line),
-            numbers=made.to_payload(explain=[grant.job_id for grant in made.grants]),
+            numbers=made.to_payload(explain=()),
         )
     )
     return round_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any
@@ -191,29 +191,44 @@ def _values(table: Table, rows: Any, names: tuple[str, ...]) -> list[Any]:
 
 def _document(table: Table, rows: Sequence[Values]) -> Values:
     """The parameter that holds the rows. What a row's object has not is NULL."""
-    encoders = _encoders(table)
-    objects = [{name: encoders[name](value) for name, value in row.items() if value is not None} for row in rows]
+    encoders = _encoders(table, tuple(rows[0]))
+    objects = []
+    for row in rows:
+        found = {name: value for name, value in row.items() if value is not None}
+        for name, encode in encoders:
+            if name in found:
+                found[name] = encode(found[name])
+        objects.append(found)
     return {f"{table.name}_rows": of_texts(objects)}
 
 
 @cache
-def _encoders(table: Table) -> dict[str, Callable[[Any], Any]]:
-    return {column.name: _encoder(column.type) for column in table.c}
+def _encoders(table: Table, names: tuple[str, ...]) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+    """Those of the columns whose value does not stand in the document as it is."""
+    found = ((name, _encoder(table.c[name].type)) for name in names)
+    return tuple((name, encode) for name, encode in found if encode is not None)
 
 
-def _encoder(kind: Any) -> Callable[[Any], Any]:
+def _encoder(kind: Any) -> Callable[[Any], Any] | None:
     """How a value of that column stands in the document: as its parameter would. As text what JSON has not, and JSON itself:
     Postgres would look into it there, and refuse a NUL that it keeps in a column."""
     if isinstance(kind, JSON):
-        return lambda value: None if value is None else to_json(value)
+        return to_json
     if not isinstance(kind, TypeDecorator):
-        return lambda value: value
+        return None
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    texts: dict[type, Callable[[Any], Any]] = {UtcTime: datetime.isoformat, Number: repr}
-    as_text = texts.get(type(kind), lambda bound: bound)
+    if isinstance(kind, UtcTime):
+        return _time
+    if not isinstance(kind, Number):
+        return lambda value: kind.process_bind_param(value, dialect)
 
     def encode(value: Any) -> Any:
         bound = kind.process_bind_param(value, dialect)
-        return None if bound is None else as_text(bound)
+        return None if bound is None else repr(bound)
 
     return encode
+
+
+def _time(value: datetime) -> str:
+    bound = value if value.tzinfo is UTC else UtcTime().process_bind_param(value, postgresql.dialect())  # type: ignore[no-untyped-call]
+    return str(bound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
 
@@ -36,13 +37,36 @@ _HOLDER_OF = (
     )
 )
 
+MOST_KNOWN = 10_000
+"""How many leases are kept; with more, all are forgotten."""
+
+
+class KnownLeases:
+    """Leases as they were read last: a round reads all that are held, and few of them have changed since the one before."""
+
+    def __init__(self) -> None:
+        self._leases: dict[str, tuple[object, Lease]] = {}
+
+    def lease_of(self, row: Any) -> Lease:
+        """The lease of the row, made again only where something of it that may change is another."""
+        state = row.token, row.phase, row.expires_at, row.exec_at, row.exit_at, row.ended_at, row.end_cause
+        known = self._leases.get(row.id)
+        if known is not None and known[0] == state:
+            return known[1]
+        if len(self._leases) >= MOST_KNOWN:
+            self._leases.clear()
+        made = lease_of(row)
+        self._leases[row.id] = state, made
+        return made
+
 
 class SqlLeases:
     """Leases; the devices they hold are rows that a unique index keeps apart."""
 
-    def __init__(self, link: Link, appended: Appended) -> None:
+    def __init__(self, link: Link, appended: Appended, known: KnownLeases) -> None:
         self._link = link
         self._appended = appended
+        self._known = known
         self._tokens = range(0)
         self._reserved = 0
 
@@ -71,6 +95,7 @@ class SqlLeases:
             return
         for lease in leases_:
             _refuse_ended(lease)
+        self._appended.flush()  # Postgres writes it while the leases are put together
         devices = sorted(
             (row for lease in leases_ for row in device_values(lease)), key=lambda row: (row["node"], row["device"])
         )
@@ -134,7 +159,7 @@ class SqlLeases:
         """Oldest first."""
         query = _OVERLAPPING if pool is None else _OVERLAPPING_IN_POOL
         values = {"since": since} if pool is None else {"since": since, "pool": pool}
-        return [lease_of(row) for row in self._link.rows(query, values)]
+        return [self._known.lease_of(row) for row in self._link.rows(query, values)]
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:
         """Oldest first; ``since`` itself is in."""

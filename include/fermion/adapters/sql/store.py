@@ -22,7 +22,7 @@ from fermion.adapters.sql.bulk import Appended
 from fermion.adapters.sql.catalog import SqlCatalog
 from fermion.adapters.sql.engines import PATIENCE_S, begin_mode, open_engine, parse_url
 from fermion.adapters.sql.jobs import SqlJobs
-from fermion.adapters.sql.leases import SqlLeases
+from fermion.adapters.sql.leases import KnownLeases, SqlLeases
 from fermion.adapters.sql.link import Link, translated
 from fermion.adapters.sql.locks import lock_key
 from fermion.adapters.sql.records import SqlRecords
@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 class SqlTransaction:
     """The repositories of one transaction."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, leases: KnownLeases) -> None:
         self.appended = Appended(link)
         self.jobs = SqlJobs(link)
-        self.leases = SqlLeases(link, self.appended)
+        self.leases = SqlLeases(link, self.appended, leases)
         self.catalog = SqlCatalog(link)
         self.records = SqlRecords(link, self.appended)
         self.services = SqlServices(link)
@@ -68,6 +68,7 @@ class SqlStore:
         self._is_paused = False
         self._engines: dict[bool, Engine] = {}
         self._bell: Bell | None = None
+        self._leases = KnownLeases()
 
     def _engine(self, *, read_only: bool) -> Engine:
         key = read_only and self._is_sqlite
@@ -84,7 +85,7 @@ class SqlStore:
         with self.linked(read_only=False) as link:
             if exclusive is not None and not self._is_sqlite:
                 link.lock(lock_key(exclusive))
-            transaction = SqlTransaction(link)
+            transaction = SqlTransaction(link, self._leases)
             yield transaction
             transaction.appended.flush()
 
@@ -92,7 +93,7 @@ class SqlStore:
     def read(self) -> Iterator[SqlTransaction]:
         """One moment: a snapshot on both databases."""
         with self.linked(read_only=True) as link:
-            yield SqlTransaction(link)
+            yield SqlTransaction(link, self._leases)
 
     @contextmanager
     def linked(self, *, read_only: bool) -> Iterator[Link]:
