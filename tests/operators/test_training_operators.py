@@ -150,6 +150,25 @@ def test_a_job_that_was_stopped_before_its_run_came_to_it_is_not_trained(platfor
     assert carried(platform) == job.id
 
 
+def test_a_job_that_was_stopped_in_line_before_its_run_came_to_it_is_not_trained(platform: Platform) -> None:
+    from fermion.usecases.launch import launch
+    from fermion.usecases.stop import request_stop
+
+    job = launch(platform.ctx, platform.runs, REQUEST, actor="ann")
+    request_stop(platform.ctx, job.id, actor="ann")
+    assert platform.tend(job).is_failed
+    with pytest.raises(AirflowFailException, match="Stopped by ann"):
+        check_quota(platform, context_of(run_id=job.id))
+    assert carried(platform, job.id) == job.id
+
+
+def test_a_run_of_the_same_name_that_is_made_anew_carries_a_new_job(platform: Platform) -> None:
+    old = platform.trained()
+    check_quota(platform, context_of())
+    new = platform.job(str(carried(platform)))
+    assert (new.restart_of, new.is_final) == (old.id, False)
+
+
 def test_a_run_cleared_from_the_start_carries_a_new_job_with_the_same_pins(platform: Platform) -> None:
     old = platform.trained()
     platform.driver.code.commit(str(REQUEST["repository"]), {"train.py": b"print(2)"})

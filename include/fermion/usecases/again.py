@@ -48,3 +48,9 @@ def follows_in_its_run(ctx: Context, job: Job) -> bool:
     with ctx.store.read() as tx:
         before = tx.jobs.get(job.restart_of)
     return before is not None and before.run == job.run
+
+
+def was_staged(ctx: Context, job_id: str) -> bool:
+    """Whether a run has already begun to fetch the job's image, data or code."""
+    with ctx.store.read() as tx:
+        return any(span.stage != "check_quota" for span in tx.records.spans(job_id))

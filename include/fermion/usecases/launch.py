@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from fermion.domain.forms import to_form
@@ -14,15 +15,18 @@ from fermion.usecases.check import check
 from fermion.usecases.context import Context
 from fermion.usecases.examine import examine
 from fermion.usecases.moving import settle, write_move
+from fermion.usecases.stage import enqueue
 from fermion.usecases.submit import submit
+
+log = logging.getLogger(__name__)
 
 DAG_ID = "train_model"
 
 
 def launch(ctx: Context, runs: Runs, raw: Mapping[str, object], *, actor: str, restart_of: str | None = None) -> Job:
-    """The job, checked, with its run started under the job's id.
+    """The job, checked and in line, with its run started under the job's id.
 
-    Everything that must answer is asked before there is a job, so that a request that is sent again leaves nothing behind.
+    Its place in line does not wait for the engine to come to its tasks. Everything that must answer is asked before there is a job, so that a request that is sent again leaves nothing behind.
 
     Raises:
         RequestRefused: the request can never run as asked; all problems are listed.
@@ -42,7 +46,11 @@ def launch(ctx: Context, runs: Runs, raw: Mapping[str, object], *, actor: str, r
     except FermionError as error:
         _say_not_started(ctx, job, error)
         raise type(error)(f"{error.message} Job {job.id} has failed because of it.", what=error.what) from error
-    return job
+    try:
+        return enqueue(ctx, job.id)
+    except FermionError as error:
+        log.warning("job %s joins the line when its run comes to it: %s", job.id, error)
+        return job
 
 
 def _say_not_started(ctx: Context, job: Job, error: FermionError) -> None:

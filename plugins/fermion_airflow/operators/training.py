@@ -89,6 +89,7 @@ class CheckQuota(JobOperator):
             raise
 
     def _check(self, platform: Platform, context: Mapping[str, Any]) -> None:
+        from fermion.usecases.again import train_again, was_staged
         from fermion.usecases.check import check
         from fermion.usecases.submit import submit
 
@@ -96,9 +97,7 @@ class CheckQuota(JobOperator):
         actor = getattr(run, "triggering_user_name", None) or "airflow"
         asked = dict(run.conf or context["params"])
         job = submit(platform, asked, dag_id=self.dag_id, run_id=run.run_id, actor=actor)
-        if job.is_final and (self.was_cleared(context) or job.queued_at is not None):
-            from fermion.usecases.again import train_again
-
+        if job.is_final and (self.was_cleared(context) or was_staged(platform, job.id)):
             job = train_again(platform, job.id, actor=actor)
         self.log.info("This run carries job %s.", job.id)
         self.refuse_ended(check(platform, job.id))

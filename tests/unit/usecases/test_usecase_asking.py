@@ -21,6 +21,7 @@ from fermion.errors import Conflict, OutsideUnavailable, RequestRefused
 from fermion.usecases.carrying import START_GRACE
 from fermion.usecases.check import check, problems_of
 from fermion.usecases.launch import launch
+from fermion.usecases.stage import enqueue
 from fermion.usecases.stop import request_stop, restart_request
 from fermion.usecases.submit import submit
 from fermion.usecases.sync import reconcile_runs, sync_platform
@@ -217,6 +218,33 @@ def test_a_launched_job_has_a_run_whose_form_asks_for_the_same(world: World) -> 
     conf = world.runs.conf(DAG, job.id)
     assert submit(world.ctx, conf, dag_id=DAG, run_id=job.id, actor="airflow").id == job.id
     assert replace(parse_request(to_form(job.spec)), owner="ann") == job.spec
+
+
+def test_a_launched_job_is_in_line_before_its_run_comes_to_it_and_its_run_changes_nothing(world: World) -> None:
+    job = launch(world.ctx, world.runs, world.request(), actor="ann")
+    assert (job.phase, job.queued_at) == (Phase.STAGING, world.ctx.clock.now())
+    world.pass_time(60)
+    assert check(world.ctx, job.id) == job
+    assert enqueue(world.ctx, job.id) == job
+
+
+def test_a_launched_job_that_cannot_join_the_line_now_is_left_to_its_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trigger = world.runs.trigger
+
+    def then_cut(*args: object) -> bool:
+        monkeypatch.setattr(world.ctx.store, "begin", unavailable)
+        return trigger(*args)  # type: ignore[arg-type]
+
+    def unavailable(**_: object) -> object:
+        raise OutsideUnavailable("the database does not answer", what="store")
+
+    monkeypatch.setattr(world.runs, "trigger", then_cut)
+    job = launch(world.ctx, world.runs, world.request(), actor="ann")
+    monkeypatch.undo()
+    assert (job.phase, world.runs.state(DAG, job.id).state) == (Phase.SUBMITTED, "queued")
+    assert enqueue(world.ctx, job.id).phase is Phase.STAGING
 
 
 def test_a_refused_request_starts_no_run(world: World) -> None:
