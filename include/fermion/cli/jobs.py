@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,8 @@ def register(app: typer.Typer) -> None:
 def read_spec(path: Path) -> dict[str, object]:
     """A job's spec from a YAML or JSON file; ``-`` is standard input.
 
+    JSON is read as JSON: to YAML its ``NaN`` would be a word, and a long key no key.
+
     Raises:
         RequestRefused: no such file, no YAML, or not a mapping.
     """
@@ -47,7 +50,7 @@ def read_spec(path: Path) -> dict[str, object]:
     name = "standard input" if str(path) == "-" else str(path)
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        found = YAML(typ="safe").load(text)
+        found = _json_of(text) or YAML(typ="safe").load(text)
     except OSError as error:
         raise _no_spec("unreadable", f"{name}: {error.strerror}.", "Name a YAML or JSON file that is there.") from error
     except UnicodeError as error:
@@ -60,6 +63,22 @@ def read_spec(path: Path) -> dict[str, object]:
     if not isinstance(found, dict):
         raise _no_spec("not_a_mapping", f"{name} holds no fields.", "Write one `key: value` a line.")
     return {str(key): value for key, value in found.items()}
+
+
+def _json_of(text: str) -> dict[object, object] | None:
+    """The object that is written there as JSON, each key once; None where it is not."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[object, object]:
+        found: dict[object, object] = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key is there twice")  # YAML says where
+        return found
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _no_spec(code: str, message: str, fix: str) -> RequestRefused:
