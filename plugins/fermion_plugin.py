@@ -28,9 +28,16 @@ def _apps() -> list[dict[str, Any]]:
     return [{"name": "fermion", "app": make_app(), "url_prefix": "/fermion"}]
 
 
+def _middlewares() -> list[dict[str, Any]]:
+    from fermion_airflow.api.door import Door
+
+    return [{"name": "fermion requests", "middleware": Door}]
+
+
 class FermionPlugin(AirflowPlugin):
-    """Links from tasks to log, report and model, and the pages that they open."""
+    """Links from tasks to log, report and model, the pages that they open, and the door of requests for runs."""
 
     name = "fermion"
     operator_extra_links = _links() if _serves_pages() else []
     fastapi_apps = _apps() if _serves_pages() else []
+    fastapi_root_middlewares = _middlewares() if _serves_pages() else []

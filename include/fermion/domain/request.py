@@ -304,7 +304,7 @@ class _Reader:
         value = self._values.get(name)
         try:
             duration = None if value is None else _duration(value)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             self._refuse(name, "not_a_duration", f"{error}.", "Write 90s, 15m, 2h or 7d, or a number of seconds.")
             return
         if duration is not None and not timedelta(seconds=1) <= duration <= MAX_DURATION:
@@ -449,9 +449,15 @@ def _whole(value: object) -> tuple[int | None, str | None]:
 def _duration(value: object) -> timedelta:
     if isinstance(value, str) and _SECONDS.fullmatch(value) is None:
         return parse_duration(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{_shown(value)} is not a duration")
-    return timedelta(seconds=float(value))
+    try:
+        seconds = float(value)
+        if math.isfinite(seconds):
+            return timedelta(seconds=seconds)
+    except OverflowError as error:
+        raise ValueError(f"{_shown(value)} is longer than any duration that can be kept") from error
+    raise ValueError(f"{_shown(value)} is not a duration")
 
 
 def _json_of(text: str) -> object:

@@ -18,10 +18,10 @@ from fermion.errors import FermionError, NotFound
 from fermion.usecases.context import Context
 from fermion.usecases.logs import log_of
 from fermion.usecases.queries import model_version, report_page
+from fermion_airflow.api.answers import HEADERS, problem_response
 from fermion_airflow.api.model_page import page_of
 from fermion_airflow.hooks.fermion import FermionHook
 
-HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'self'; sandbox allow-popups allow-downloads"
@@ -76,11 +76,10 @@ def make_app() -> FastAPI:
 
 
 def _answer(request: Request, error: Exception) -> Response:
-    """Problem details (RFC 9457)."""
     if not isinstance(error, FermionError):
         raise error
     title = "Not found" if isinstance(error, NotFound) else "The platform could not answer"
-    return _problem(STATUS_OF.get(error.code, 500), title, error.message, error.code)
+    return problem_response(STATUS_OF.get(error.code, 500), title, error.message, error.code)
 
 
 def _answer_invalid(request: Request, error: Exception) -> Response:
@@ -89,15 +88,12 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
         raise error
     wrong = [(str(each["loc"][0]), str(each["loc"][-1]), each["msg"]) for each in error.errors()]
     if any(place == "path" for place, _, _ in wrong):
-        return _problem(
+        return problem_response(
             404,
             "Not found",
             "There is no such page: a job's id is as job-20241110-001, a version a number.",
             "not_found",
         )
-    return _problem(422, "Not understood", "; ".join(f"{name}: {told}" for _, name, told in wrong), "request_refused")
-
-
-def _problem(status: int, title: str, detail: str, code: str) -> Response:
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
-    return JSONResponse(body, status_code=status, media_type="application/problem+json", headers=HEADERS)
+    return problem_response(
+        422, "Not understood", "; ".join(f"{name}: {told}" for _, name, told in wrong), "request_refused"
+    )

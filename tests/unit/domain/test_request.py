@@ -421,6 +421,8 @@ def test_a_name_that_only_resembles_a_secret_is_accepted(name: str) -> None:
         pytest.param("max_runtime", "31d", "out_of_range", id="over thirty days"),
         pytest.param("max_runtime", "999999999w", "not_a_duration", id="longer than can be kept"),
         pytest.param("queue_timeout", -5, "out_of_range", id="negative"),
+        pytest.param("max_runtime", 1e308, "not_a_duration", id="more seconds than can be kept"),
+        pytest.param("max_runtime", 10**400, "not_a_duration", id="more seconds than a float holds"),
         pytest.param("queue_timeout", math.inf, "not_a_duration", id="forever"),
         pytest.param("queue_timeout", True, "not_a_duration", id="a bool"),
         pytest.param("priority", MAX_PRIORITY + 1, "out_of_range", id="a priority over the range"),
@@ -547,3 +549,9 @@ def test_hyperparameters_become_arguments_in_their_order() -> None:
         *("--name", "a b"),
         "--shift=-1",
     )
+
+
+@pytest.mark.parametrize("seconds", [1e308, 10**15, 10**400])
+def test_seconds_that_no_duration_holds_are_refused_in_plain_words(seconds: float) -> None:
+    (problem,) = [each for each in read_request({"max_runtime": seconds}).problems if each.field == "max_runtime"]
+    assert problem.message.endswith("is longer than any duration that can be kept.")

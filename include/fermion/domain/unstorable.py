@@ -1,0 +1,55 @@
+"""What JSON can hold and a workflow engine cannot keep: NaN and infinity, NUL and half characters in text, huge numbers.
+
+Python reads all of these out of a request. Of the first ones an engine says that its database rejected something, neither
+where nor what to do. A number of more than 64 bits (``1e20`` too: ``jsonb`` makes a whole number of it) is stored, and then no
+task of the run can be started, nor told why.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from fermion.domain.problems import Problem
+
+MAX_NUMBER = 2**63 - 1
+
+MOST_NAMED = 20
+"""How many places of one request are named."""
+
+_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+_FIELD_CHARACTERS = 80
+
+
+def problems_of(value: object) -> list[Problem]:
+    """The first places in a value that could not be kept; empty when all of it can be."""
+    found: list[Problem] = []
+    for problem in _found(value, ""):
+        found.append(problem)
+        if len(found) == MOST_NAMED:
+            break
+    return found
+
+
+def _found(value: object, path: str) -> Iterator[Problem]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield _problem(
+            path, "not_finite", f"{value} is not a finite number.", "Write a finite number, or leave it out."
+        )
+    elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+        yield _problem(path, "too_large", "it is a number of more than 18 digits.", "Write it as a string.")
+    elif isinstance(value, str) and _NOT_TEXT.search(value):
+        yield _problem(path, "control_character", "it holds NUL or half a character.", "Leave that character out.")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _found(item, f"{path}.{index}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _found(key, path)
+            yield from _found(item, f"{path}.{key}")
+
+
+def _problem(path: str, code: str, message: str, fix: str) -> Problem:
+    field = _NOT_TEXT.sub("\ufffd", path.removeprefix("."))[:_FIELD_CHARACTERS] or "request"
+    return Problem(field=field, code=code, message=message, fix=fix)
