@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Answer as JSON.")]
 JobId = Annotated[str, typer.Argument(help="A job's id, as job-20241110-001.", metavar="JOB")]
 
+Wait = Annotated[bool, typer.Option("--wait", help="Show the job until it ends; the exit code is its outcome.")]
+Timeout = Annotated[
+    float | None, typer.Option(help="With --wait: give up watching after so many seconds.", min=0, metavar="SECONDS")
+]
+
 LOOK_AGAIN_S = 0.3
 
 
@@ -87,19 +92,25 @@ def _no_spec(code: str, message: str, fix: str) -> RequestRefused:
 
 def train(
     spec: Annotated[Path, typer.Option(help="The job's spec (YAML or JSON); - is standard input.")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Show the job until it ends; the exit code is its outcome.")
-    ] = False,
-    timeout: Annotated[float | None, typer.Option(help="With --wait: give up watching after so many seconds.")] = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Start a training."""
+    _needs_wait(wait, timeout)
     with session(as_json) as here:
         from fermion.usecases.launch import launch
 
         raw = here.settings.expand_spec(read_spec(spec))
         made = launch(here.platform, here.runs, raw, actor=here.user)
         _follow(here, made, wait=wait, timeout=timeout, as_json=as_json)
+
+
+def _needs_wait(wait: bool, timeout: float | None) -> None:
+    if timeout is not None and not wait:
+        raise typer.BadParameter(
+            "it ends the watching, and without --wait nothing is watched", param_hint="'--timeout'"
+        )
 
 
 def _follow(here: Session, made: Job, *, wait: bool, timeout: float | None, as_json: bool) -> None:
@@ -240,17 +251,19 @@ def restart(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from its last checkpoint instead of from scratch.")
     ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Show the new job until it ends.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
     """Start an ended job again, as a new job with the same pinned commit."""
+    _needs_wait(wait, timeout)
     with session(as_json) as here:
         from fermion.usecases.launch import launch
         from fermion.usecases.stop import restart_request
 
         request = restart_request(here.platform, job_id, resume=resume)
         made = launch(here.platform, here.runs, request, actor=here.user, restart_of=job_id)
-        _follow(here, made, wait=wait, timeout=None, as_json=as_json)
+        _follow(here, made, wait=wait, timeout=timeout, as_json=as_json)
 
 
 def explain(job_id: JobId, as_json: Json = False) -> None:
