@@ -16,10 +16,11 @@ from rich.panel import Panel
 from rich.table import Table
 
 from fermion.cli.examples import make_examples
+from fermion.cli.installation import Port
 from fermion.cli.jobs import read_spec
-from fermion.cli.output import Exit, console, print_json, seconds, short
+from fermion.cli.output import Exit, console, filled, print_json, seconds, short
 from fermion.cli.session import Session, session
-from fermion.cli.watching import wait_for_end
+from fermion.cli.watching import STAGES, wait_for_end
 from fermion.domain.accounting import account, ledger_gaps, total
 from fermion.domain.jobs import Job
 from fermion.domain.leases import HolderKind
@@ -28,6 +29,7 @@ from fermion.usecases.launch import DAG_ID, launch
 
 TRAINING_WITHIN = timedelta(minutes=5)
 RUN_WITHIN_S = 60.0
+FRAME = 19  # cells of the summary's frame and of the widest name in it
 UNFINISHED = {"ok": False, "failed_claims": "the demo did not come to its end"}
 
 
@@ -58,6 +60,7 @@ def demo(
     rollback_only: Annotated[
         bool, typer.Option("--rollback-only", help="Only the last act: a bad version, and how it goes back.")
     ] = False,
+    port: Port = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer with the summary as JSON only.")] = False,
 ) -> None:
     """Start the platform and train a small model; with --serve also serve it, and see a good and a bad version released."""
@@ -67,7 +70,7 @@ def demo(
             (lambda text: None) if as_json else (lambda text: console.print(text, markup=False, soft_wrap=True))
         )
         _forget_claims()
-        address = _start(say)
+        address = _start(say, port)
         write_summary(here.settings.demo_file, UNFINISHED)
         make_examples(here.settings)
         job, summary = (None, Summary()) if rollback_only else _train(here, say, quiet=as_json)
@@ -118,11 +121,10 @@ def _serve(here: Session, say: Callable[[str], None], summary: Summary, *, rollb
     summary.claim("verdict", story.verdict)
 
 
-def _start(say: Callable[[str], None]) -> dict[str, str]:
+def _start(say: Callable[[str], None], port: int | None) -> dict[str, str]:
     from fermion.wiring import local_platform
 
-    port = os.environ.get("FERMION_PORT")
-    up = local_platform(os.environ).up(port=int(port) if port else None, say=lambda text: say(f"  {text}"))
+    up = local_platform(os.environ).up(port=port, say=lambda text: say(f"  {text}"))
     for note in up.notes:
         say(note)
     for file, error in up.import_errors.items():
@@ -233,6 +235,12 @@ def show(job: Job | None, summary: Summary) -> None:
     console.print(Panel(rows, title=f"{title}  {job.id if job else ''}", expand=False))
 
 
+def in_order(stages: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The stages as a job goes through them; those that end side by side come in any order."""
+    order = {stage: place for place, stage in enumerate(STAGES)}
+    return sorted(stages.items(), key=lambda each: order.get(each[0], len(order)))
+
+
 def _show_training(rows: Table, job: Job, summary: Summary) -> None:
     claims = summary.claims
     if job.is_failed:
@@ -244,7 +252,8 @@ def _show_training(rows: Table, job: Job, summary: Summary) -> None:
         rows.add_row("checksum", short(str(claims.get("checksum"))))
     held, wasted = claims["gpu_seconds_held"], claims["gpu_seconds_wasted"]
     rows.add_row("GPU-seconds", f"{held} held, {wasted} wasted ({claims['gpus']} × {claims['gpus_are']})")
-    rows.add_row("time", "   ".join(f"{stage} {seconds(took)}" for stage, took in summary.stages.items()))
+    times = (f"{stage} {seconds(took)}" for stage, took in in_order(summary.stages))
+    rows.add_row("time", filled(times, gap=3, beside=FRAME))
     rows.add_row("report", str(claims["report"]))
 
 

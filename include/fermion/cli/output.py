@@ -142,6 +142,19 @@ def seconds(value: float | None) -> str:
     return f"{int(value // 60)} min {int(value % 60):02d} s"
 
 
+def filled(items: Iterable[str], *, gap: int = GAP, beside: int = 0) -> str:
+    """The items side by side in as few lines as the terminal allows; none is taken apart. ``beside``: cells that are not free."""
+    room = console.width - beside
+    lines: list[str] = []
+    for item in items:
+        longer = f"{lines[-1]}{' ' * gap}{item}" if lines else item
+        if lines and cell_len(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(item)
+    return "\n".join(lines)
+
+
 def clock(at: datetime | None) -> str:
     """The time of day in UTC, with the date when it was another day; a dash for None."""
     if at is None:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fermion.cli.output import clock, console, seconds
+from fermion.cli.output import clock, console, filled, seconds
 from fermion.domain.counting import counted
 from fermion.domain.figures import Method
 from fermion.domain.jobs import Job, Phase
@@ -24,8 +24,9 @@ from fermion.usecases.context import Context
 from fermion.usecases.moving import load
 
 TICK_S = 0.25
+BAR_WIDTH = 40
 _DONE = {Phase.COMPLETED: "[green]✓[/]", Phase.FAILED: "[red]✗[/]"}
-_ORDER = ("pull_image", "mount_dataset", "clone_repository", "wait_for_gpus", "train", "save_model")
+STAGES = ("pull_image", "mount_dataset", "clone_repository", "prepare", "wait_for_gpus", "train", "save_model")
 
 
 @dataclass(slots=True)
@@ -114,20 +115,23 @@ def render(view: View) -> RenderableType:
         stages,
     ]
     if job.progress.at is not None:
-        bar = Table.grid(padding=(0, 2))
-        epoch = f"epoch {job.progress.epoch}/{job.progress.epochs}" if job.progress.epoch is not None else ""
-        metrics = "  ".join(f"{name} {value:.4f}" for name, value in latest(view.points).items())
-        bar.add_row(
-            ProgressBar(total=100, completed=job.progress.percent, width=40),
-            f"{job.progress.percent:3.0f} %",
-            epoch,
-            escape(metrics),
-        )
-        parts.append(bar)
+        parts.extend(_progress(view))
     if job.stop_requested_at is not None and not job.is_final:
         parts.append(Text(f"Asked to end at {clock(job.stop_requested_at)} UTC by {job.stop_requested_by}."))
     parts.append(Text(view.message, style="red" if job.phase is Phase.FAILED else "dim"))
     return Group(*parts)
+
+
+def _progress(view: View) -> list[RenderableType]:
+    """The bar, and below it the metrics: beside it there is no room for them in 80 columns."""
+    progress = view.job.progress
+    bar = Table.grid(padding=(0, 2))
+    epoch = f"epoch {progress.epoch}/{progress.epochs}" if progress.epoch is not None else ""
+    bar.add_row(
+        ProgressBar(total=100, completed=progress.percent, width=BAR_WIDTH), f"{progress.percent:3.0f} %", epoch
+    )
+    metrics = filled(f"{name} {value:.4f}" for name, value in latest(view.points).items())
+    return [bar, Text(metrics)] if metrics else [bar]
 
 
 def _devices(view: View) -> str:
@@ -138,7 +142,7 @@ def _devices(view: View) -> str:
 def _stage_rows(view: View) -> list[tuple[str, str, str]]:
     rows = []
     spans = {span.stage: span for span in view.spans}
-    for stage in _ORDER:
+    for stage in STAGES:
         span = spans.get(stage)
         if span is not None and span.ended_at is not None:
             mark = "[green]✓[/]" if span.outcome == "succeeded" else "[red]✗[/]"

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from installations import Installation
+from rich.console import Console
 
+from builders import make_job
 from fermion import wiring
 from fermion.adapters.local_platform.installation import UpResult
-from fermion.cli import demo, examples
+from fermion.cli import demo, examples, output
 from fermion.errors import OutsideUnavailable
 
 ADDRESS = {"url": "http://127.0.0.1:1", "user": "admin", "password_file": "/nowhere"}
@@ -23,7 +25,7 @@ def summary(installed: Installation) -> dict[str, object]:
 def test_without_git_it_says_what_to_install_and_claims_nothing(
     installed: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "_start", lambda say: ADDRESS)
+    monkeypatch.setattr(demo, "_start", lambda say, port: ADDRESS)
     monkeypatch.setattr(examples.shutil, "which", lambda name: None)
     (installed.root / "run" / "demo.json").write_text('{"ok": true, "model": "digits/1"}')
     code, told = installed.fermion("demo")
@@ -49,7 +51,7 @@ def test_what_the_start_notes_is_told(installed: Installation, monkeypatch: pyte
 def test_a_platform_that_does_not_start_leaves_no_claim_of_an_earlier_demo(
     installed: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(say: object) -> dict[str, str]:
+    def fails(say: object, port: object) -> dict[str, str]:
         raise OutsideUnavailable("the database does not take connections", what="postgres")
 
     monkeypatch.setattr(demo, "_start", fails)
@@ -58,3 +60,27 @@ def test_a_platform_that_does_not_start_leaves_no_claim_of_an_earlier_demo(
     assert code == 3
     assert "connections" in told
     assert summary(installed)["ok"] is False
+
+
+@pytest.mark.parametrize("port", ["abc", "99999"])
+def test_a_port_that_is_none_is_told_in_words(installed: Installation, port: str) -> None:
+    code, printed, complained = installed.called("demo", "--port", port)
+    assert (code, printed) == (2, "")
+    assert "FERMION_PORT" in complained
+
+
+def test_the_stages_are_told_in_their_order_and_none_apart_from_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in (demo, output):
+        monkeypatch.setattr(place, "console", Console(width=60))
+    stages = {"wait_for_gpus": 8.1, "clone_repository": 0.1, "save_model": 0.1, "pull_image": 0.0, "train": 11.5}
+    claims = {
+        "gpu_seconds_held": 1, "gpu_seconds_wasted": 0, "gpus": 1, "gpus_are": "declared", "report": "",
+        "ui": "", "login": "", "password_file": "", "seconds": 1.0,
+    }  # fmt: skip
+    demo.show(make_job(), demo.Summary(claims=dict(claims), stages=stages))
+    told = [line.strip("│ ").removeprefix("time").strip() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in told if "_" in line] == [
+        "pull_image 0.0 s   clone_repository 0.1 s", "wait_for_gpus 8.1 s   train 11.5 s", "save_model 0.1 s"
+    ]  # fmt: skip

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from io import StringIO
 
 import pytest
 from installations import Installation
+from rich.console import Console
 
-from fermion.cli import watching
-from fermion.domain.jobs import Job
+from builders import NOW, make_job
+from fermion.cli import output, watching
+from fermion.domain.jobs import Job, Progress
+from fermion.domain.records import MetricPoint
 from fermion.ports import Runs
 from fermion.usecases import launch
 from fermion.usecases.context import Context
@@ -65,3 +69,21 @@ def test_ctrl_c_ends_the_watching_only(asked: Installation, monkeypatch: pytest.
     (job,) = json.loads(asked.fermion("jobs", "--json")[1])
     assert (code, complained) == (130, f"Stopped watching; {how_to_go_on(job['id'])}")
     assert (job["status"], job["phase"]) == ("pending", "submitted")
+
+
+def test_the_metrics_stand_below_the_bar_and_none_apart_from_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "console", Console(width=60))
+    names = ("accuracy", "loss", "validation_loss", "learning_rate")
+    points = [
+        MetricPoint(job_id="job-1", attempt=1, number=2, kind="training", name=name, value=0.25, at=NOW)
+        for name in names
+    ]
+    job = make_job(progress=Progress(percent=5.0, epoch=2, epochs=40, at=NOW))
+    shown = Console(width=60, record=True, file=StringIO())
+    shown.print(watching.render(watching.View(job, points=points)))
+    lines = [line.rstrip() for line in shown.export_text().splitlines()]
+    place = next(number for number, line in enumerate(lines) if "epoch 2/40" in line)
+    assert lines[place].endswith("5 %  epoch 2/40")
+    assert lines[place + 1 : place + 3] == [
+        "accuracy 0.2500  loss 0.2500  validation_loss 0.2500", "learning_rate 0.2500"
+    ]  # fmt: skip
