@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from e2e.live import wait_until
 from e2e.outages import hidden, router_socket
-from e2e.served import USUAL_MS, Served, has_ended
+from e2e.served import USUAL_MS, Answers, Served, has_ended, is_nonsense
 from fermion.cli.load import Load, Seen
-from fermion.domain.rollout.looks import Outcome
+from fermion.domain.rollout.looks import Measured, Outcome
 from fermion.domain.rollout.rollouts import Phase
 from fermion.domain.serving.services import HOLDING
 from fermion.errors import RequestRefused
@@ -152,12 +154,91 @@ def canary_answers_nonsense(served: Served) -> Shown:
     grey = {"name": "pixels", "datatype": "FP64", "shape": [1, 64], "data": 0.5}
     confidence = {"name": "confidence", "dtype": "float64", "shape": [-1], "range": [0, 1]}
     checks = [{"name": "grey", "inputs": [grey], "outputs": [confidence]}]
-    load = served.clients(is_bad=lambda answer: "NaN" in answer.text)
+    load = served.clients(is_bad=is_nonsense)
     shown = _bad_canary(served, load, {"bake_min": "60s", "bake_max": "90s", "output_checks": checks}, nan_share=1.0)
     assert shown.found.rollout is not None
     assert "confidence" in shown.found.rollout.explanation.message, shown.found.rollout.explanation.message
-    assert not shown.seen.bad, f"{shown.seen.bad} bad answers"
+    assert not shown.seen.bad_at, f"{len(shown.seen.bad_at)} bad answers"
     return shown
+
+
+# --- a canary for one group of clients alone -----------------------------------------------------------------------------
+
+PER_GROUP = 10.0
+SPLIT_WITHIN = 15.0
+"""Percent points: a look of a second counts some thirty requests, and those on their way at its ends in one sum or the other."""
+CHANGING = timedelta(seconds=1)
+"""For so long after the router was told may requests that are on their way still come from where it sent them before."""
+
+
+def _bad_for_a_group(served: Served, way: dict[str, object], headers: Callable[[str], dict[str, str]]) -> Shown:
+    """Release a version that fails half of its requests to group ``beta``, while that group, group ``alpha`` and clients without any
+    ask. ``headers`` are what a client of a group brings. Nobody touches anything."""
+    served.stand()
+    plan: dict[str, object] = {
+        "steps": [{"split": {**way, "value": "beta"}, "approval": True}, 100],
+        "warm_up": "6s",  # the split stands, and nothing is concluded yet
+        "bake_max": "60s",
+        "metrics": [{"name": "error_rate", "guard": "10%"}],
+    }
+    groups = {"beta": headers("beta"), "alpha": headers("alpha"), "none": {}}
+    answers = {name: Answers() for name in groups}
+    with ExitStack() as asking:
+        loads = [
+            asking.enter_context(served.clients(is_bad=answers[name].judge, headers=brought, per_second=PER_GROUP))
+            for name, brought in groups.items()
+        ]
+        found = served.wait_for_end(served.deploy(served.publish(error_share=0.5, nan_share=1.0), plan=plan))
+        ended_at = served.since(found, Phase.ROLLED_BACK) + CHANGING
+        wait_until(lambda: len(answers["beta"].between(ended_at)) >= 10, within_s=20, what="answers after the rollback")
+    _check_group(served, found, answers, ended_at)
+    return Shown(found, _together([load.seen for load in loads]), served.exposed_s(found))
+
+
+def _check_group(served: Served, found: Deployment, answers: dict[str, Answers], ended_at: datetime) -> None:
+    """Group ``beta`` got the new version as long as the split stood, nobody else ever, and the looks say what part that was."""
+    split_at, judged_at = served.since(found, Phase.WARMING) + CHANGING, served.since(found, Phase.BAKING)
+    during, afterwards = answers["beta"].between(split_at, judged_at), answers["beta"].between(ended_at)
+    assert len(during) >= 10, f"{len(during)} answers while the split stood"
+    assert all(during), f"{during.count(False)} of {len(during)} of the group were not the canary's"
+    assert not any(afterwards), f"{afterwards.count(True)} of {len(afterwards)} after the rollback were the canary's"
+    for name in ("alpha", "none"):
+        hit = sum(is_new for _, is_new in answers[name].given)
+        assert not hit, f"{hit} of {len(answers[name].given)} answers to {name} were the canary's"
+    _check_measured([look.measured for look in served.looks(found) if look.measured.split is not None], answers)
+
+
+def _check_measured(looks: list[Measured], answers: dict[str, Answers]) -> None:
+    """The looks counted the group's part of the requests as the clients did."""
+    counts = [look.readings[0] for look in looks if look.readings[0].error is None]
+    canary, stable = sum(sum(each.canary) for each in counts), sum(sum(each.stable) for each in counts)
+    assert canary, "the looks counted no request of the canary"
+    sent = {name: len(each.between(looks[0].started_at, looks[-1].ended_at)) for name, each in answers.items()}
+    counted, really = 100 * canary / (canary + stable), 100 * sent["beta"] / sum(sent.values())
+    assert abs(counted - really) <= SPLIT_WITHIN, f"the looks counted {counted:.0f} %, the clients {really:.0f} %"
+
+
+def _together(groups: list[Seen]) -> Seen:
+    """What several groups of clients saw, as one."""
+    whole = Seen()
+    for each in groups:
+        whole.statuses.update(each.statuses)
+        whole.failed.update(each.failed)
+        whole.bad_at = sorted([*whole.bad_at, *each.bad_at])
+        whole.unserved_at = sorted([*whole.unserved_at, *each.unserved_at])
+    return whole
+
+
+@row("rolled_back", "failed")
+def group_by_header_gets_errors(served: Served) -> Shown:
+    """The new version is bad, and only who brings a header gets it: it goes back, and nobody else saw an error."""
+    return _bad_for_a_group(served, {"header": "x-group"}, lambda group: {"X-Group": group})
+
+
+@row("rolled_back", "failed")
+def group_by_cookie_gets_errors(served: Served) -> Shown:
+    """The same for those who bring a cookie, among others."""
+    return _bad_for_a_group(served, {"cookie": "group"}, lambda group: {"Cookie": f"seen=1; group={group}; lang=en"})
 
 
 # --- what serves dies ---------------------------------------------------------------------------------------------------
@@ -312,14 +393,18 @@ def dag_deleted(served: Served) -> Shown:
 # --- Airflow's processes, and the database -----------------------------------------------------------------------------
 
 
+KILLED_WITHIN_S = 900.0
+"""Five deaths, after each of which the program starts anew: some seconds on an idle machine, two minutes on an overloaded one."""
+
+
 def _killed_in_every_phase(served: Served, program: str) -> Shown:
     """``kill -9`` of a program once in each phase that the rollout comes through, each time after it has come back."""
     served.stand()
     left = {"staging", *(str(phase) for phase in PHASES)}
-    with served.clients(most_s=500) as load:
+    with served.clients(most_s=KILLED_WITHIN_S + 100) as load:
         victim = served.live.program(program)
         found = served.deploy(served.publish(), plan={"bake_min": "6s", "bake_max": "200s", "shift_timeout": "200s"})
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + KILLED_WITHIN_S
         while not has_ended(found) and time.monotonic() < deadline:
             found = served.again(found)
             phase = str(found.revision.phase if found.rollout is None else found.rollout.phase)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,26 @@ PLAN: dict[str, object] = {
     "ready_timeout": "90s",
     "unready_limit": "10s",
 }
+
+
+@dataclass
+class Answers:
+    """What a group of clients got, answer by answer, where the new version is known by its nonsense (``is_nonsense``).
+
+    Each holds when its request was sent and whether the new version gave it. An answer of class 5xx can only be its own.
+    """
+
+    given: list[tuple[datetime, bool]] = field(default_factory=list)
+
+    def judge(self, answer: Any) -> bool:
+        """Keep it; whether it is an error."""
+        is_error = answer.status_code >= 500
+        self.given.append((datetime.now(UTC) - answer.elapsed, is_error or is_nonsense(answer)))
+        return is_error
+
+    def between(self, begin: datetime, end: datetime | None = None) -> list[bool]:
+        """Of each answer to a request that was sent then: whether the new version gave it."""
+        return [is_new for at, is_new in list(self.given) if at > begin and (end is None or at <= end)]
 
 
 @dataclass
@@ -167,6 +189,13 @@ class Served:
         with self.live.ctx.store.read() as tx:
             return list(tx.rollouts.looks(found.rollout.id))
 
+    def since(self, found: Deployment, phase: Phase) -> datetime:
+        """When its rollout came to that phase first."""
+        assert found.rollout is not None
+        with self.live.ctx.store.read() as tx:
+            events = [event for _, event in tx.records.events(target=found.rollout.id)]
+        return min(event.at for event in events if event.verb == f"rollout.{phase}")
+
     def exposed_s(self, found: Deployment) -> float | None:
         """From the moment at which the router gave the candidate requests to the one at which it was told to give it none."""
         assert found.rollout is not None
@@ -219,15 +248,23 @@ class Served:
         """Take the service down, whatever its state."""
         if self.state() is not None:
             close(self.live.ctx, NAME, by="tester")
-            wait_until(lambda: self.state() is None, within_s=120, what=f"the end of service {NAME}")
+            # Draining, stopping, ending and closing are a round each; the sync has one every 30 s, later on a busy machine.
+            wait_until(lambda: self.state() is None, within_s=240, what=f"the end of service {NAME}")
 
-    def clients(self, *, is_bad: Callable[[Any], bool] | None = None, most_s: float = MOST_S) -> Load:
+    def clients(
+        self,
+        *,
+        is_bad: Callable[[Any], bool] | None = None,
+        most_s: float = MOST_S,
+        headers: Mapping[str, str] | None = None,
+        per_second: float = PER_SECOND,
+    ) -> Load:
         """Clients of the service, to be entered."""
         state = self.state()
         assert state is not None
         assert state.endpoint is not None
         url = f"{state.endpoint}/v2/models/{NAME}/infer"
-        return Load(url, QUESTION, per_second=PER_SECOND, most_s=most_s, is_bad=is_bad)
+        return Load(url, QUESTION, per_second=per_second, most_s=most_s, is_bad=is_bad, headers=headers)
 
     # --- replicas ---
 
@@ -257,6 +294,14 @@ def has_ended(found: Deployment) -> bool:
     if found.serves:
         return found.old is None or found.old.phase in ("retired", "failed")
     return found.revision.phase in ("retired", "failed")
+
+
+def is_nonsense(answer: Any) -> bool:
+    """Whether it holds a confidence that is no number: in JSON, which has no word for that, kserve writes ``null``."""
+    if answer.status_code != 200:
+        return False
+    values = [value for each in answer.json()["outputs"] if each["name"] == "confidence" for value in each["data"]]
+    return any(value is None or math.isnan(value) for value in values)
 
 
 def _all_to_stable(state: ServiceState) -> dict[str, int]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from builders import make_revision, make_rollout, make_service
@@ -15,6 +16,7 @@ from e2e import fault_table
 from e2e.fault_rows import ROWS, Row, Shown
 from e2e.fault_table import Outcome, line, note, run_row, shortfalls
 from e2e.outages import NotAllowed
+from e2e.served import is_nonsense
 from e2e.tables import exit_code, write
 from fermion.cli.load import Seen
 from fermion.domain.rollout.reasons import Explanation, Reason
@@ -141,6 +143,19 @@ def test_what_was_shown_is_written_down() -> None:
     assert (outcome.requests, outcome.failed_requests, outcome.bad_answers) == (102, 2, 2)
     assert outcome.failures == {"503": 2}
     assert (outcome.unserved_s, outcome.seconds_to_safe) == (1.25, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_it"),
+    [
+        pytest.param(200, '{"outputs": [{"name": "confidence", "data": [null]}]}', True, id="as kserve writes it"),
+        pytest.param(200, '{"outputs": [{"name": "confidence", "data": [0.9, NaN]}]}', True, id="as Python does"),
+        pytest.param(200, '{"outputs": [{"name": "confidence", "data": [0.9]}]}', False, id="a number"),
+        pytest.param(500, '{"error": "NaN"}', False, id="an error is none of it"),
+    ],
+)
+def test_an_answer_whose_confidence_is_no_number_is_nonsense(status: int, body: str, is_it: bool) -> None:
+    assert is_nonsense(httpx.Response(status, text=body)) is is_it
 
 
 def test_one_row_that_falls_short_fails_the_table() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -53,7 +53,7 @@ class Seen:
 class Load:
     """Sends ``body`` to ``url`` about ``per_second`` times a second from several clients while it is entered.
 
-    ``is_bad`` judges an answer (an ``httpx.Response``, read to its end); without it those of class 5xx are bad.
+    ``headers`` come with every request. ``is_bad`` judges an answer (an ``httpx.Response``, read to its end); without it those of class 5xx are bad.
     """
 
     def __init__(
@@ -64,8 +64,9 @@ class Load:
         per_second: float,
         most_s: float = 300.0,
         is_bad: Callable[[Any], bool] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._url, self._body = url, body
+        self._url, self._body, self._headers = url, body, dict(headers or {})
         self._is_bad = is_bad or (lambda answer: answer.status_code >= 500)
         self._pause_s = CLIENTS / per_second
         self._until = time.monotonic() + most_s
@@ -89,7 +90,7 @@ class Load:
     def _send(self) -> None:
         import httpx
 
-        with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+        with httpx.Client(timeout=TIMEOUT_S, trust_env=False, headers=self._headers) as client:
             due = time.monotonic()
             while not self._stop.is_set() and time.monotonic() < self._until:
                 self._one(client, httpx.HTTPError)
