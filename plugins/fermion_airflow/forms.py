@@ -36,12 +36,13 @@ def choices() -> dict[str, list[str]]:
 def train_form() -> dict[str, Param]:
     """The fields of a training request, in the order a person thinks of them. Untouched it trains the example, where that is."""
     known = choices()
+    trainers = sorted(known["images"], key=_is_server)
     return {
         "name": _field(
             "training", type="string", title="Name", description="What you call it.", minLength=1, maxLength=100
         ),
         **_code_fields(),
-        "image": _choice(known["images"], "Image", "What it runs in: the Python environment or container."),
+        "image": _choice(trainers, "Image", "What it runs in: the Python environment or container."),
         "datasets": _field(
             known["datasets"][:1],
             type=["array", "null"],
@@ -167,7 +168,7 @@ def deploy_form() -> dict[str, Param]:
     """The fields of a deployment, in the order a person thinks of them. Untouched it deploys the example, where that is."""
     known = choices()
     example = _example_repository()
-    servers = [name for name in known["images"] if "server" in name] or known["images"]
+    servers = list(filter(_is_server, known["images"])) or known["images"]
     return {
         "name": _field(
             "digits" if example else "", type="string", title="Service", description="Its name: a DNS label."
@@ -249,6 +250,11 @@ def _serving_resources(pools: list[str]) -> dict[str, Param]:
             section=section,
         ),
     }
+
+
+def _is_server(image: str) -> bool:
+    """By its name: an image is known by nothing else here."""
+    return "server" in image
 
 
 def _choice(names: list[str], title: str, description: str, **more: Any) -> Param:

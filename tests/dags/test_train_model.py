@@ -81,6 +81,19 @@ def test_the_form_offers_what_the_sync_has_written(tmp_path: Path, monkeypatch: 
     assert form["datasets"].schema["examples"] == kept["datasets"]
 
 
+def test_an_untouched_form_does_not_train_in_the_image_of_a_model_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fermion_airflow.forms import train_form
+
+    monkeypatch.setenv("FERMION_STATE", str(tmp_path))
+    kept = {"pools": ["local/declared"], "images": ["digits-server:1", "digits:1", "python:3"], "datasets": []}
+    (tmp_path / "choices.json").write_text(json.dumps(kept))
+    image = train_form()["image"]
+    assert image.value == "digits:1"
+    assert image.schema["enum"] == ["digits:1", "python:3", "digits-server:1"]
+
+
 def test_the_server_takes_every_value_so_that_the_check_answers_all_problems_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
