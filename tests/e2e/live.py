@@ -89,12 +89,13 @@ class Live:
     # --- the installation ---
 
     def fermion(
-        self, *words: str, within_s: float = UP_WITHIN_S, check: bool = True
+        self, *words: str, within_s: float = UP_WITHIN_S, check: bool = True, by: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command in this installation."""
+        """Run the command in this installation; ``by`` is the account that does, None this machine's own."""
+        environ = self.environ if by is None else {**self.environ, "LOGNAME": by}
         command = [str(Path(sys.executable).with_name("fermion")), *words]
         done = subprocess.run(
-            command, env=self.environ, capture_output=True, text=True, timeout=within_s, check=False, cwd=self.folder
+            command, env=environ, capture_output=True, text=True, timeout=within_s, check=False, cwd=self.folder
         )
         if check and done.returncode != 0:
             raise AssertionError(

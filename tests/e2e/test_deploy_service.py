@@ -1,7 +1,10 @@
-"""``deploy_service`` on a live platform: approvals, asked by Airflow and answered over REST as its pages do. One installation."""
+"""``deploy_service`` on a live platform: approvals, asked by Airflow and answered over REST as its pages do; what follows a
+model; what failed before. One installation."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +15,14 @@ import pytest
 
 from e2e.live import Live, wait_until
 from fermion.cli.load import Load
+from fermion.cli.output import Exit
+from fermion.domain.artifacts import ModelDraft
 from fermion.domain.rollout.rollouts import Rollout, WishKind
 from fermion.domain.serving.following import is_follow_run
 from fermion.domain.serving.services import Revision
 from fermion.usecases.serving.approvals import answer_open, answers
 from fermion.usecases.serving.queries import service_state
-from fermion.usecases.serving.submit import launch
+from fermion.usecases.serving.submit import RETRIED, launch
 from fermion.usecases.serving.wishes import rollout_of, wish
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
@@ -37,19 +42,19 @@ SOON_S = 60
 
 
 SERVER = """
-import http.server, os
+import http.server, os, sys
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self):
-        self.send_response(200)
+    def do_GET(self, status=200):
+        self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.do_GET()
+        self.do_GET(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
 
     def log_message(self, *words):
         pass
@@ -253,6 +258,61 @@ def test_new_versions_are_released_by_themselves_each_once_and_in_order(live: Li
         assert ended == "success"
     released = live.call("GET", "/api/v2/dags/release_model/dagRuns").json()["dag_runs"]
     assert sorted(each["partition_key"] for each in released) == [f"sleeper/{n}" for n in range(1, newest + 3)]
+
+
+def test_what_failed_is_refused_at_every_door_until_a_person_wants_it_tried_again(live: Live, tmp_path: Path) -> None:
+    spec = tmp_path / "bad.yaml"
+    bad = request(live, command="python server.py 500", plan={**PLAN, "steps": [50, 100]}, follow=True)
+    spec.write_text(json.dumps(bad), encoding="utf-8")  # JSON is YAML
+    served = stable(live)
+    with clients(live):
+        first = tried(live, spec)
+        refused = live.fermion("deploy", "--spec", str(spec), check=False, by="tester")
+        assert refused.returncode == Exit.REFUSED, refused.stdout + refused.stderr
+        for words in (f"failed as {first.id}", first.explanation.message, "--retry-failed"):
+            assert words in " ".join(refused.stderr.split()), refused.stderr
+        copy, run_id = release_a_copy(live)
+        assert service_state(live.ctx, "naps").service.newest == first.number, "a refused request made a revision"
+        again = tried(live, spec, "--retry-failed")
+    assert again.number == first.number + 1
+    with live.ctx.store.read() as tx:
+        (followed,) = tx.records.decisions(subject=first.service_id, kind="follow")
+        (retried,) = tx.records.decisions(subject=again.id, kind=RETRIED)
+    assert (followed.verdict, followed.reason, followed.inputs["model_path"]) == ("refused", "failed_before", copy)
+    assert (retried.verdict, retried.inputs["failed"]) == ("allowed", first.id)
+    assert live.runs.state("release_model", run_id).state == "failed"
+    assert stable(live) == served
+
+
+def tried(live: Live, spec: Path, *words: str) -> Revision:
+    """The revision that this deployment makes, once it was rolled back and its run has ended."""
+    command = ("deploy", "--spec", str(spec), "--wait", "--timeout", "90", "--json")
+    done = live.fermion(*command, *words, check=False, by="tester")
+    assert done.returncode == Exit.FAILED, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["rollout"]["phase"] == "rolled_back", told
+    made = next(each for each in service_state(live.ctx, "naps").revisions if each.id == told["revision"])
+    assert end_of(live, made) == "failed"
+    return made
+
+
+def release_a_copy(live: Live) -> tuple[str, str]:
+    """Publish the newest version's files once more and have ``release_model`` give them away: the version, and the run once it
+    has ended."""
+    newest = max(live.ctx.models.versions("sleeper"), key=lambda each: each.number)
+    folder = live.folder / "copy"
+    published = live.settings.models_dir / "sleeper" / str(newest.number)
+    shutil.copytree(published, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    draft = ModelDraft(model="sleeper", metrics={}, lineage={}, created_at=live.ctx.clock.now())
+    copy = live.ctx.models.publish(draft, folder, key="copy")
+    assert (copy.number, copy.checksum) == (newest.number + 1, newest.checksum)
+    run_id = "by-hand"
+    body = {"logical_date": None, "dag_run_id": run_id}
+    live.call("POST", "/api/v2/dags/release_model/dagRuns", body).raise_for_status()
+    wait_until(
+        lambda: live.runs.state("release_model", run_id).state in {"success", "failed"}, within_s=SOON_S, what=run_id
+    )
+    return copy.path, run_id
 
 
 def stable(live: Live) -> tuple[int, str] | None:
