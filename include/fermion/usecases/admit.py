@@ -78,7 +78,13 @@ class Granted:
 
 
 def admit(ctx: Context) -> Sequence[Granted]:
-    """Every job that could be granted now, resumed, and likewise every replica. Repeating it at once grants nothing more."""
+    """Every job that could be granted now, resumed, and likewise every replica. Repeating it at once grants nothing more.
+
+    Cohorts are decided apart: one that cannot be, because its lock is held for long for example, holds up no other.
+
+    Raises:
+        FermionError: some cohort could not be decided (the first one's error); all others were served.
+    """
     with ctx.store.read() as tx:
         claimed = pools_in_line(tx)
         wanted = tx.jobs.pools({Phase.WAITING}) | claimed
@@ -89,15 +95,22 @@ def admit(ctx: Context) -> Sequence[Granted]:
         poolless = [job for pool in wanted - pools.keys() for job in tx.jobs.find(phases={Phase.WAITING}, pool=pool)]
     _tell_poolless(ctx, poolless)
     granted: list[Granted] = []
+    failed: list[FermionError] = []
     for cohort, members in groups.items():
         # A replica that joins the line just now is seen by the next round.
         has_claims = any(pool.id in claimed for pool in members)
-        jobs, replicas = _admit_cohort(ctx, cohort, members, has_claims=has_claims)
+        try:
+            jobs, replicas = _admit_cohort(ctx, cohort, members, has_claims=has_claims)
+        except FermionError as error:
+            failed.append(error)
+            continue
         granted += jobs
         for replica in replicas:
             resume_replica(ctx, replica, leave_of(replica.lease, pools.get(replica.lease.pool)))
     for each in granted:
         resume(ctx, each, groups)
+    if failed:
+        raise failed[0]
     return granted
 
 

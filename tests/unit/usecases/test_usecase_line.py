@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import pytest
 from world import POOL, World
 
+from builders import make_device, make_node
+from fermion.adapters.memory.store import MemoryStore, MemoryTransaction
 from fermion.domain.jobs import IN_LINE, Phase
 from fermion.domain.reasons import Reason
+from fermion.domain.workloads import WorkloadState, workload_name
+from fermion.errors import OutsideUnavailable
 from fermion.usecases.admit import TOLD_AT_ONCE, admit, group_pools, recall
 from fermion.usecases.explain import explain
 from fermion.usecases.lines import READ_WHOLE_EVERY, Line, keep_line, read_line, take_line
@@ -74,6 +80,28 @@ def test_a_round_that_fails_leaves_nothing_to_go_on_from(world: World) -> None:
         pools = tuple(world.ctx.pools(tx).values())
         assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is kept
     assert take(world) is not kept, "keep_line was never reached"
+
+
+class OneCohortLocked(MemoryStore):
+    """A store in which somebody else holds the lock of one cohort for too long."""
+
+    @contextmanager
+    def begin(self, *, exclusive: str | None = None) -> Iterator[MemoryTransaction]:
+        if exclusive == f"admission:pool {POOL}":
+            raise OutsideUnavailable("the lock is held by another transaction", what="store")
+        with super().begin(exclusive=exclusive) as tx:
+            yield tx
+
+
+def test_a_cohort_that_cannot_be_decided_holds_up_no_other(tmp_path: Path) -> None:
+    nodes = [make_node("n0", gpus=1), make_node("n1", devices=(make_device(model="h100"),))]
+    world = World(tmp_path, nodes=nodes, store=OneCohortLocked())
+    held_up, other = world.waiting(), world.waiting(pool="local/h100")
+    with pytest.raises(OutsideUnavailable):
+        admit(world.ctx)
+    assert world.job(held_up.id).phase is Phase.WAITING
+    assert world.job(other.id).phase is Phase.STARTING
+    assert world.driver.workloads.look(workload_name(other.id, 1)).state is WorkloadState.RUNNING, "it was resumed too"
 
 
 def test_a_lease_that_was_asked_to_end_is_remembered_until_it_has_ended(world: World) -> None:
