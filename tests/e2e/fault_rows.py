@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 
 from e2e.live import wait_until
 from e2e.outages import hidden, router_socket
-from e2e.served import USUAL_MS, Answers, Served, has_ended, is_nonsense
+from e2e.served import DAMAGED, USUAL_MS, Answers, Served, has_ended, is_nonsense
 from fermion.cli.load import Load, Seen
 from fermion.domain.rollout.looks import Measured, Outcome
 from fermion.domain.rollout.rollouts import Phase
@@ -324,10 +324,10 @@ def no_gpus_at_promotion(served: Served) -> Shown:
     return Shown(found, load.seen)
 
 
-@row("retired", "run_ended")
+@row("retired", "staging_failed")
 def model_changed_on_disk(served: Served) -> Shown:
-    """A file of the model is changed after its deployment was accepted and before it is fetched: the checksum tells, nothing of
-    it runs, and the same request is refused from then on."""
+    """A file of the model is changed after its deployment was accepted and before it is fetched: the checksum tells which,
+    nothing of it runs, and the same request is refused from then on."""
     served.stand()
     version = served.publish(
         latency_ms=USUAL_MS + 0.001 * (time.time() % 1000)
@@ -337,6 +337,7 @@ def model_changed_on_disk(served: Served) -> Shown:
         served.damage(version)
         found = served.wait_for_end(found)
         time.sleep(2)
+    assert DAMAGED in found.revision.explanation.message, found.revision.explanation.message
     with pytest.raises(RequestRefused, match="is damaged"):
         served.deploy(version)
     return Shown(found, load.seen)

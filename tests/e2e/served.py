@@ -36,6 +36,8 @@ MOST_S = 400.0
 USUAL_MS = 30.0
 """Every version takes so long for an answer, as a larger model would: the machine's own hiccups are then small beside it."""
 
+DAMAGED = "model.joblib"
+
 PLAN: dict[str, object] = {
     "steps": [50, 100],
     "interval": "1s",
@@ -94,8 +96,8 @@ class Served:
             return self.live.ctx.models.publish(draft, output, key=key).number
 
     def damage(self, version: int) -> None:
-        """Change a byte of a published version in the model repository."""
-        file = self.live.settings.models_dir / NAME / str(version) / "model.joblib"
+        """Change a byte of a published version's file ``DAMAGED`` in the model repository."""
+        file = self.live.settings.models_dir / NAME / str(version) / DAMAGED
         file.chmod(0o644)
         content = file.read_bytes()
         file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

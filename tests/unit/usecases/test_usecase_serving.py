@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ import pytest
 from serving_world import PLAN, ServingWorld
 
 from builders import seconds
+from fermion.domain.reasons import Reason
 from fermion.domain.rollout.looks import Outcome
 from fermion.domain.rollout.replay import replay
 from fermion.domain.rollout.rollouts import Phase
 from fermion.domain.serving.routing import RouteTable
 from fermion.domain.serving.services import ReplicaPhase, Revision, RevisionPhase, move_replica
-from fermion.errors import RequestRefused
+from fermion.errors import OutsideBroken, OutsideUnavailable, RequestRefused
 from fermion.usecases.doctor import examine
 from fermion.usecases.serving import sync as serving_sync
 from fermion.usecases.serving.release import release
+from fermion.usecases.serving.stage import stage
 from fermion.usecases.serving.steer import Steering
 from fermion.usecases.serving.sync import sync_services
 from fermion.usecases.serving.tend import ServiceTender
@@ -27,6 +30,28 @@ from fermion.usecases.serving.wishes import close, roll_back, scale
 @pytest.fixture
 def world(tmp_path: Path) -> ServingWorld:
     return ServingWorld(tmp_path)
+
+
+# --- fetching -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_what_was_pinned_ends_the_revision_with_that_as_its_reason(world: ServingWorld) -> None:
+    made = world.submit_service()
+    image = world.driver.images.known()[0]
+    world.driver.images.put(replace(image, digest="sha256:" + "2" * 64))
+    with pytest.raises(OutsideBroken, match="was pinned as"):
+        stage(world.ctx, made.service_id, made.number)
+    release(world.ctx, made.service_id, made.number, why="Its run has ended.")
+    after = world.revision(made)
+    assert (after.phase, after.explanation.reason) == (RevisionPhase.RETIRED, Reason.STAGING_FAILED)
+    assert "was pinned as" in after.explanation.message
+
+
+def test_what_cannot_be_fetched_now_may_be_fetched_later(world: ServingWorld) -> None:
+    made = world.submit_service()
+    with world.line_cut(), pytest.raises(OutsideUnavailable):
+        stage(world.ctx, made.service_id, made.number)
+    assert stage(world.ctx, made.service_id, made.number).phase is RevisionPhase.STARTING
 
 
 # --- the first revision ---------------------------------------------------------------------------------------------

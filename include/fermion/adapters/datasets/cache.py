@@ -30,11 +30,23 @@ _SHOWN = 10
 
 
 class DatasetCache:
-    """Keeps ``ports.Datasets`` on a ``Shelf`` (usually ``<location root>/cache/datasets``), reading from ``origin``."""
+    """Keeps ``ports.Datasets`` on a ``Shelf`` (usually ``<location root>/cache/datasets``), reading from ``origin``.
 
-    def __init__(self, shelf: Shelf, origin: Origin) -> None:
+    ``kind`` is what messages call what is staged, ``instead`` what they advise where its content is gone.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        origin: Origin,
+        *,
+        kind: str = "dataset",
+        instead: str = "submit again to train on what is there now",
+    ) -> None:
         self._shelf = shelf
         self._origin = origin
+        self._kind = kind
+        self._instead = instead
 
     def stage(self, version: DatasetVersion) -> str:
         """See ``ports.Datasets``: the path of a read-only folder, put right when somebody changed it since.
@@ -44,7 +56,7 @@ class DatasetCache:
             OutsideUnavailable: the source does not answer, or there is no room now.
             DriverCannot: the dataset is bigger than the whole cache may be.
         """
-        _check(version)
+        _check(version, self._kind)
         name = entry_name(version.checksum)
         if (path := self._intact(name, version)) is not None:
             return str(path)
@@ -55,7 +67,7 @@ class DatasetCache:
                 return str(self._fill(filling, version))
             except OSError as error:
                 reason = "the disk is full" if is_full(error) else error.strerror
-                message = f"dataset '{version.dataset}' cannot be staged below {self._shelf.root}: {reason}."
+                message = f"{self._kind} '{version.dataset}' cannot be staged below {self._shelf.root}: {reason}."
                 raise OutsideUnavailable(f"{message} Nothing half is visible; call again.", what=name) from error
 
     def never_fits(self, version: DatasetVersion) -> Sequence[Problem]:
@@ -79,7 +91,7 @@ class DatasetCache:
             return self._repair(filling, present, version)
         _keep_only(filling, version)
         wanted = [entry for entry in version.files if not (filling.tree / entry.path).is_file()]
-        self._shelf.make_room(sum(entry.size for entry in wanted), what=f"dataset '{version.dataset}'")
+        self._shelf.make_room(sum(entry.size for entry in wanted), what=f"{self._kind} '{version.dataset}'")
         self._fetch(filling, version, wanted)
         return self._shelf.place(filling)
 
@@ -90,7 +102,11 @@ class DatasetCache:
         whole = {path for path in difference.changed if _has_content(present, listed[path])}
         damaged = [listed[path] for path in (*difference.changed, *difference.missing) if path not in whole]
         _log.warning(
-            "dataset %r is not in %s as it was staged: %s. It is put right.", version.dataset, present, difference
+            "%s %r is not in %s as it was staged: %s. It is put right.",
+            self._kind,
+            version.dataset,
+            present,
+            difference,
         )
         if damaged:
             self._fetch(filling, version, damaged)
@@ -106,8 +122,8 @@ class DatasetCache:
         shown = "; ".join(sorted(differing)[:_SHOWN])
         more = f"; and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise OutsideBroken(
-            f"dataset '{version.dataset}' at {version.uri} is not version {version.checksum} any more: {shown}{more}. "
-            "Restore the files, or submit again to train on what is there now.",
+            f"{self._kind} '{version.dataset}' at {version.uri} is not version {version.checksum} any more: {shown}{more}. "
+            f"Restore the files, or {self._instead}.",
             what=version.dataset,
         )
 
@@ -117,14 +133,14 @@ def entry_name(checksum: str) -> str:
     return checksum.replace(":", "-")
 
 
-def _check(version: DatasetVersion) -> None:
+def _check(version: DatasetVersion, kind: str) -> None:
     if tree_checksum(version.files) != version.checksum:
-        message = f"dataset '{version.dataset}' version {version.checksum} was given without its files, or with others"
+        message = f"{kind} '{version.dataset}' version {version.checksum} was given without its files, or with others"
         raise OutsideBroken(f"{message} ({len(version.files)}); scan it again.", what=version.dataset)
     for entry in version.files:
         parts = entry.path.split("/")
         if not parts[-1] or entry.path.startswith("/") or ".." in parts:
-            message = f"dataset '{version.dataset}' lists {entry.path!r}, which would leave the cache; scan it again."
+            message = f"{kind} '{version.dataset}' lists {entry.path!r}, which would leave the cache; scan it again."
             raise OutsideBroken(message, what=version.dataset)
 
 

@@ -24,7 +24,7 @@ class StagedModels:
     def __init__(self, shelf: Shelf, origin: Origin, *, size_limit: int | None = None) -> None:
         self._shelf = shelf
         self._size_limit = size_limit
-        self._cache = DatasetCache(shelf, origin)
+        self._cache = DatasetCache(shelf, origin, kind="model", instead="deploy another version")
 
     def stage(self, version: ModelVersion) -> str:
         """See ``ports.ModelCache``: the path of a read-only folder."""

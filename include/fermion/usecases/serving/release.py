@@ -29,7 +29,7 @@ def is_settled(ctx: Context, revision: Revision) -> bool:
     return revision.phase in (RevisionPhase.SERVING, RevisionPhase.WARM) and service.candidate != revision.number
 
 
-def let_go(ctx: Context, service_id: str, number: int, why: str) -> Revision:
+def let_go(ctx: Context, service_id: str, number: int, why: str, *, reason: Reason = Reason.RUN_ENDED) -> Revision:
     """The revision after it was written that it is to end; one that serves, served, or has ended, as it is.
 
     A candidate that gets requests loses them first: its rollout sees that it was given up, and goes back to stable. One that
@@ -39,7 +39,7 @@ def let_go(ctx: Context, service_id: str, number: int, why: str) -> Revision:
         revision = load_revision(ctx, service_id, number)
         if is_settled(ctx, revision) or revision.phase is RevisionPhase.RETIRING or _is_led_back(ctx, revision):
             return revision
-        told = Explanation(Reason.RUN_ENDED, why)
+        told = Explanation(reason, why)
         to = RevisionPhase.RETIRING
         with ctx.store.begin() as tx:
             moved = write_revision(ctx, tx, replace(revision, wanted=0), to, told)

@@ -8,7 +8,7 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.serving import engines
 from fermion.domain.serving.replicas import ReplicaSpec
 from fermion.domain.serving.services import Replica, Revision, RevisionPhase
-from fermion.errors import NotFound, OutsideBroken
+from fermion.errors import FermionError, NotFound, OutsideBroken
 from fermion.ports import Driver
 from fermion.usecases.context import Context
 from fermion.usecases.serving.writing import write_revision
@@ -18,13 +18,20 @@ def stage(ctx: Context, service_id: str, number: int) -> Revision:
     """The revision with everything fetched and verified, ready for replicas. In any later phase: answered as it is.
 
     Raises:
-        OutsideBroken: its model's files are not what was published.
+        OutsideBroken: its model's files are not what was published. The revision ends with that as its reason.
         OutsideUnavailable: something did not answer; the same call may succeed later.
     """
     revision = load_revision(ctx, service_id, number)
     if revision.phase is not RevisionPhase.STAGING:
         return revision
-    locations_of(ctx, ctx.driver_of(revision.spec.pool), revision)
+    try:
+        locations_of(ctx, ctx.driver_of(revision.spec.pool), revision)
+    except FermionError as error:
+        if not error.retryable:
+            from fermion.usecases.serving.release import let_go
+
+            let_go(ctx, service_id, number, error.message, reason=Reason.STAGING_FAILED)
+        raise
     why = Explanation(Reason.REVISION_STARTING, "Image, model and code are there; its replicas come next.")
     while revision.phase is RevisionPhase.STAGING:
         with ctx.store.begin() as tx:

@@ -1,4 +1,4 @@
-"""Models staged for replicas: which leave when there are too many, and that none leaves for a new one."""
+"""Models staged for replicas: which leave when there are too many, that none leaves for a new one, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fermion.adapters.models.local import LocalModels
 from fermion.adapters.models.staged import StagedModels
 from fermion.domain.artifacts import ModelDraft, ModelVersion
 from fermion.domain.retention import Freed
+from fermion.errors import OutsideBroken
 
 SIZE = 1000
 
@@ -93,3 +94,16 @@ def test_without_a_cap_nothing_leaves(shop: Shop) -> None:
 def test_a_version_that_left_is_staged_again_when_it_is_asked_for(shop: Shop) -> None:
     shop.cache.tidy([])
     assert (Path(shop.cache.stage(shop.versions[0])) / "weights").read_bytes() == bytes([1]) * SIZE
+
+
+def test_a_version_whose_file_was_changed_is_refused_by_its_name_with_what_to_do(shop: Shop) -> None:
+    shop.cache.tidy([])
+    file = shop.root / "models" / "digits" / "1" / "weights"
+    file.chmod(0o644)
+    file.write_bytes(bytes([9]) * SIZE)
+    with pytest.raises(OutsideBroken) as refused:
+        shop.cache.stage(shop.versions[0])
+    assert refused.value.message.startswith("model 'digits/1' at ")
+    assert "weights" in refused.value.message
+    assert refused.value.message.endswith("Restore the files, or deploy another version.")
+    assert shop.staged() == [2, 3]
