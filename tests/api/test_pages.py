@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
@@ -73,6 +74,14 @@ def signed_in(role: str = "VIEWER") -> dict[str, str]:
 def test_a_viewer_sees_the_page_by_header_and_by_cookie(client: TestClient, job: str, page: str) -> None:
     assert client.get(page.format(job=job), headers=signed_in()).status_code == 200
     assert client.get(page.format(job=job), cookies={"_token": token()}).status_code == 200
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_browser_without_a_token_comes_to_the_sign_in_and_back(client: TestClient, job: str, page: str) -> None:
+    path = f"{page.format(job=job)}?attempt=1"
+    answer = client.get(path, headers={"Accept": "text/html"}, follow_redirects=False)
+    place = urlsplit(answer.headers["location"])
+    assert (answer.status_code, place.path, parse_qs(place.query)) == (302, "/auth/login", {"next": [path]})
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -5,13 +5,17 @@ The only module that imports FastAPI; the plugin imports it in the API server.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated
+from urllib.parse import urlencode
 
+from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import requires_access_view
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from fermion.domain.payloads import to_payload
 from fermion.errors import FermionError, NotFound
@@ -60,7 +64,7 @@ def show_model(request: Request, model: str, number: Annotated[int, Path(ge=1)],
     """A model version's manifest; a page for a browser, which says that it takes HTML."""
     version = model_version(platform, model, number)
     headers = {**HEADERS, "Vary": "Accept"}
-    if "text/html" not in request.headers.get("accept", ""):
+    if not _is_browser(request):
         return JSONResponse(to_payload(version), headers=headers)
     page = page_of(version, prefix=str(request.scope.get("root_path", "")))
     return HTMLResponse(page, headers={**headers, "Content-Security-Policy": PAGE_POLICY})
@@ -70,9 +74,24 @@ def make_app() -> FastAPI:
     """The app, to be mounted in Airflow's API server, which gives it its sign-in."""
     app = FastAPI(title="Fermion pages", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
+    app.add_exception_handler(HTTPException, _answer_refused)
     app.add_exception_handler(FermionError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     return app
+
+
+def _is_browser(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
+async def _answer_refused(request: Request, error: Exception) -> Response:
+    """A person who is not signed in, or not any more, comes to Airflow's sign-in, and from there back to the page."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code != HTTPStatus.UNAUTHORIZED or not _is_browser(request):
+        return await http_exception_handler(request, error)
+    back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"{get_auth_manager().get_url_login()}?{urlencode({'next': back})}", 302, headers=HEADERS)
 
 
 def _answer(request: Request, error: Exception) -> Response:
