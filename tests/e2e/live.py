@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
+from fermion.adapters.local_platform import addresses
 from fermion.domain.jobs import Job
 from fermion.errors import OutsideUnavailable
 from fermion.ports import Runs
@@ -60,6 +62,15 @@ def wait_until(is_true: Callable[[], Any], *, within_s: float = PATIENCE_S, what
     raise TimeoutError(f"{what} did not come true within {within_s:.0f} s{f' ({last})' if last else ''}")
 
 
+def quiet_ports() -> addresses.Addresses:
+    """Free ports far from those that an installation chooses by itself, and from those that the system gives to clients.
+
+    While a killed program starts again its port is free, and another platform on the machine would take it.
+    """
+    some = (port for port in random.sample(range(20_000, 30_000), 300) if addresses.is_free(port))
+    return addresses.Addresses(http=next(some), postgres=next(some), router=next(some))
+
+
 @dataclass
 class Live:
     """One installation below ``folder``. The checkout's code runs, with a configuration that has short patience."""
@@ -77,8 +88,11 @@ class Live:
         shutil.copytree(ROOT / "dags", root / "dags", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(ROOT / "config", root / "config")
         self._configure(root / "config" / "fermion.yaml")
+        state = self.folder / "state"
+        state.mkdir(exist_ok=True)
+        addresses.write(state / "ports.json", quiet_ports())
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("FERMION_", "AIRFLOW"))}
-        self.environ = {**kept, "FERMION_ROOT": str(root), "FERMION_STATE": str(self.folder / "state")}
+        self.environ = {**kept, "FERMION_ROOT": str(root), "FERMION_STATE": str(state)}
 
     def _configure(self, file: Path) -> None:
         text = file.read_text(encoding="utf-8").replace("declared_slots: 4", f"declared_slots: {self.slots}")
