@@ -7,6 +7,7 @@ there and adds what is missing. Trainings are not its business; they outlive eve
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -337,9 +338,8 @@ class LocalPlatform:
             if program := readiness.failing():
                 raise self._failure(program, f"ended {FAILED_STARTS} times in a row")
             if time.monotonic() > deadline:
-                raise self._failure(
-                    readiness.culprit(missing), f"is not ready after {UP_WITHIN.seconds} s: {'; '.join(missing)}"
-                )
+                what = f"is not ready after {UP_WITHIN.seconds} s: {'; '.join(missing)}"
+                raise self._failure(readiness.culprit(missing), what + busy(os.getloadavg()[0], os.cpu_count() or 1))
             time.sleep(0.25)
         return readiness.import_errors
 
@@ -389,6 +389,13 @@ class LocalPlatform:
             "  `fermion ps` shows the programs; `fermion down` stops them all",
             what=program,
         )
+
+
+def busy(load: float, cores: int) -> str:
+    """What to do about a start that only came too late: the machine had more to do than it can; empty where it had not."""
+    if load <= 2 * cores:
+        return ""
+    return f". The machine is busy (load {load:.0f} on {counted(cores, 'core')}) and it goes on starting: run the same again"
 
 
 def airflow_fingerprint() -> str:
