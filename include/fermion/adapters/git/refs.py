@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fermion.domain.counting import counted
 from fermion.domain.problems import Problem
 
 FIELD = "ref"
@@ -81,7 +82,11 @@ def ambiguous(ref: str, meanings: Mapping[str, str]) -> Problem:
 def missing(ref: str, known: list[str], where: str) -> Problem:
     """The problem of a name that the repository does not have."""
     near = difflib.get_close_matches(ref, known, n=3) or known[:5]
-    have = f"It has {len(known)} branches and tags, such as {', '.join(near)}." if near else ""
+    have = (
+        f"It has {counted(len(known), 'branch or tag', 'branches and tags')}, such as {', '.join(near)}."
+        if near
+        else ""
+    )
     return _problem(
         "no_such_ref", f"{where} has no branch, tag or commit {ref!r}. {have}".strip(), "Push it, or name another."
     )

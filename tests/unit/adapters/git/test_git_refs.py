@@ -49,4 +49,6 @@ def test_a_name_with_two_meanings_is_told_with_both() -> None:
 
 def test_a_missing_name_is_told_with_names_that_are_near() -> None:
     assert "such as main" in missing("mian", ["dev", "main", "zzz"], "repo").message
+    assert "It has 3 branches and tags, such as" in missing("mian", ["dev", "main", "zzz"], "repo").message
+    assert "It has 1 branch or tag, such as main." in missing("nope", ["main"], "repo").message
     assert missing("x", [], "repo").message == "repo has no branch, tag or commit 'x'."
