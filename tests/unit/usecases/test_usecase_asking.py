@@ -213,8 +213,10 @@ def test_a_team_may_ask_for_what_its_cohort_could_lend(tmp_path: Path) -> None:
 # --- launch -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_launched_job_has_a_run_whose_form_asks_for_the_same(world: World) -> None:
-    job = launch(world.ctx, world.runs, world.request(max_runtime="90s", hyperparameters={"lr": 0.1}), actor="ann")
+@pytest.mark.parametrize(("max_runtime", "value"), [("90s", 0.1), ("12d", 1e16), ("30d", 1e20), ("90s", -0.0)])
+def test_a_launched_job_has_a_run_whose_form_asks_for_the_same(world: World, max_runtime: str, value: float) -> None:
+    asked = world.request(max_runtime=max_runtime, hyperparameters={"a": value})
+    job = launch(world.ctx, world.runs, asked, actor="ann")
     conf = world.runs.conf(DAG, job.id)
     assert submit(world.ctx, conf, dag_id=DAG, run_id=job.id, actor="airflow").id == job.id
     assert replace(parse_request(to_form(job.spec)), owner="ann") == job.spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TypeVar
 
 from fermion.domain.payloads import from_payload, to_payload
@@ -20,6 +21,28 @@ def as_json(values: Mapping[str, object]) -> dict[str, object]:
     """
     copy: dict[str, object] = json.loads(json.dumps(dict(values), allow_nan=False, default=_plain))
     return copy
+
+
+def as_jsonb(values: Mapping[str, object]) -> dict[str, object]:
+    """The mapping after a way through a workflow engine, which keeps it as PostgreSQL's ``jsonb``: its numbers are decimals,
+    written out without an exponent.
+
+    Raises:
+        OverflowError: it holds a whole number that no task would be given.
+    """
+    copy: dict[str, object] = json.loads(json.dumps(as_json(values)), parse_float=_decimal, parse_int=_whole)
+    return copy
+
+
+def _decimal(number: str) -> int | float:
+    written = f"{Decimal(number) + 0:f}"
+    return float(written) if "." in written else _whole(written)
+
+
+def _whole(number: str) -> int:
+    if not -(2**63) <= int(number) < 2**64:
+        raise OverflowError(number)
+    return int(number)
 
 
 def as_stored(value: T) -> T:

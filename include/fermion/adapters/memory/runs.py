@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from fermion.adapters.memory.jsonlike import as_json
+from fermion.adapters.memory.jsonlike import as_jsonb
 from fermion.adapters.memory.outages import Line
 from fermion.errors import NotFound
 
@@ -43,7 +43,7 @@ class MemoryRuns:
         self.line.answer()
         if (dag_id, run_id) in self._runs:
             return False
-        self._runs[dag_id, run_id] = _Run(as_json(conf))
+        self._runs[dag_id, run_id] = _Run(as_jsonb(conf))
         return True
 
     def state(self, dag_id: str, run_id: str) -> SeenRun:
