@@ -187,13 +187,13 @@ def test_after_a_kill_of_the_supervisor_alone_its_orphans_are_ended_first(here: 
 def test_down_ends_the_training_too_and_leaves_no_process(here: Installation, training: psutil.Process) -> None:
     answer = here.answer("down")
 
-    assert (answer["was_up"], answer["workloads"]) == (True, 1)
+    assert (answer["was_up"], answer["workloads"], answer["leftovers"]) == (True, 1, 0)
     assert not is_alive(training.pid)
     assert here.processes() == []
 
 
 def test_down_when_it_is_down_is_fine(here: Installation) -> None:
-    assert here.answer("down") == {"was_up": False, "workloads": 0, "leftovers": 0}
+    assert here.answer("down") == {"was_up": False, "workloads": 0, "replicas": 0, "leftovers": 0}
     assert "Fermion is down" in here.call("ps", code=1)
 
 

@@ -43,6 +43,7 @@ UP_WITHIN = timedelta(seconds=150)
 DATABASE_WITHIN = timedelta(seconds=30)
 STOP_WITHIN = timedelta(seconds=20)
 WORKLOAD_GRACE_S = 10.0
+SETTLE_S = 3.0
 STATUS_ANSWER_S = 15.0
 """Patience of ``ps``: the API server of a busy machine is slow, not away."""
 
@@ -354,6 +355,8 @@ class LocalPlatform:
             processes.end(found.workloads, grace_s=WORKLOAD_GRACE_S)
         if states is not None:
             self._supervisor.shutdown(STOP_WITHIN + timedelta(seconds=20))
+            # It takes its socket away before it has ended: what is on its way out is not left over.
+            processes.still_alive(found.programs, SETTLE_S)
         left = processes.find(self._layout)
         processes.end([*left.programs, *left.workloads], grace_s=3)
         self._supervisor.forget()

@@ -65,13 +65,13 @@ def end(processes: Sequence[psutil.Process], *, grace_s: float) -> int:
     """TERM, then KILL after ``grace_s``; how many there were. Waits until they are gone, at most 5 s after the KILL."""
     for process in processes:
         _signal(process, "terminate")
-    for process in _wait(processes, grace_s):
+    for process in still_alive(processes, grace_s):
         _signal(process, "kill")
-    _wait(processes, 5)
+    still_alive(processes, 5)
     return len(processes)
 
 
-def _wait(processes: Sequence[psutil.Process], timeout_s: float) -> Sequence[psutil.Process]:
+def still_alive(processes: Sequence[psutil.Process], timeout_s: float) -> Sequence[psutil.Process]:
     """Those still alive after ``timeout_s``. A zombie is not: whoever inherited it may never ask for it."""
     deadline = time.monotonic() + timeout_s
     while True:
