@@ -53,7 +53,7 @@ if command -v flock >/dev/null 2>&1 && [ -z "${FERMION_SETUP_LOCKED:-}" ]; then
     FERMION_SETUP_LOCKED=1 exec flock -w 1200 setup.sh ./setup.sh
 fi
 
-say "setting up .venv (once)"
+say "setting up .venv (once; a minute or two, and what is downloaded)"
 rm -f .venv/stamp
 fits .venv/bin/python || make_venv
 uv=$(command -v uv || true)

@@ -32,7 +32,7 @@ from fermion.usecases.tend import OPEN
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
-UP_WITHIN_S = 240
+UP_WITHIN_S = 330
 PATIENCE_S = 90.0
 
 POLICY = """

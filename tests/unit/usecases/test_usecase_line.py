@@ -73,13 +73,22 @@ def test_a_line_is_read_whole_again_when_it_is_old_or_its_policy_changed(world: 
         assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is not second
 
 
-def test_a_round_that_fails_leaves_nothing_to_go_on_from(world: World) -> None:
-    world.waiting()
-    kept = take(world)
-    with world.ctx.store.begin() as tx:
-        pools = tuple(world.ctx.pools(tx).values())
-        assert take_line(world.ctx, tx, "test", pools, world.clock.now()) is kept
-    assert take(world) is not kept, "keep_line was never reached"
+def test_what_a_round_told_that_failed_is_told_by_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.waiting(gpus_per_node=2)
+    admit(world.ctx)
+    behind = world.waiting(gpus_per_node=2)
+
+    def fails(*_: object) -> None:
+        raise OutsideUnavailable("the connection is gone", what="store")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fermion.usecases.admit._remember", fails)
+        with pytest.raises(OutsideUnavailable, match="the connection is gone"):
+            admit(world.ctx)
+    assert "position" not in world.job(behind.id).explanation.numbers, "the transaction was taken back"
+
+    admit(world.ctx)
+    assert world.job(behind.id).explanation.numbers["position"] == 1
 
 
 class OneCohortLocked(MemoryStore):

@@ -39,7 +39,8 @@ from fermion.errors import Conflict, FermionError, NotFound, OutsideUnavailable
 Say = Callable[[str], None]
 """Told what is going on, one short sentence at a time."""
 
-UP_WITHIN = timedelta(seconds=150)
+UP_WITHIN = timedelta(seconds=300)
+"""For a machine that is busy with other things; a program that cannot run is told at once."""
 DATABASE_WITHIN = timedelta(seconds=30)
 STOP_WITHIN = timedelta(seconds=20)
 WORKLOAD_GRACE_S = 10.0
