@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
-_UNHOLDABLE = re.compile("[\0\ud800-\udfff]")
+from fermion.domain.unstorable import NOT_TEXT
 
 
 def clean(value: str) -> str:
     """The text with NUL and half surrogates, which no database can hold, as U+FFFD."""
-    return _UNHOLDABLE.sub("\ufffd", value)
+    return NOT_TEXT.sub("\ufffd", value)

@@ -23,6 +23,7 @@ from fermion.domain.jobs import JobSpec
 from fermion.domain.model_names import problems_of
 from fermion.domain.problems import Problem
 from fermion.domain.spelling import did_you_mean
+from fermion.domain.unstorable import NOT_TEXT, flaw_of
 from fermion.errors import RequestRefused
 
 MAX_NODES: Final = 1024
@@ -76,7 +77,6 @@ _SECRET = re.compile(
     r"(?:^|_)(?:password|passwd|passphrase|secrets?|credentials?|api_?key|private_?key|secret_?key|access_?key(?:_id)?)(?:_|$)"
     r"|^token$|(?:^|_)(?:access|api|auth|bearer|refresh|session|secret|hf|github|gitlab|wandb)_token$"
 )
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCP_LIKE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?P<path>[^:/-][^:]*)")
 _REF_FORBIDDEN = re.compile(r"\.\.|@\{|//|[\x00-\x20\x7f~^:?*\[\\]")
@@ -489,7 +489,7 @@ def _matches(pattern: re.Pattern[str], what: str) -> Check:
 
 
 def _text_problem(value: str, check: Check) -> str | None:
-    return "is not valid text" if _NOT_TEXT.search(value) else check(value)
+    return "is not valid text" if NOT_TEXT.search(value) else check(value)
 
 
 def is_dataset_name(name: str) -> bool:
@@ -595,12 +595,8 @@ def _problems_of_hyperparameter(key: object, value: object) -> Iterable[Problem]
 
 def _value_problem(value: object) -> tuple[str, str, str] | None:
     """(code, message, fix) of a hyperparameter's value, or None."""
-    if isinstance(value, str):
-        fix = "Leave that character out."
-        return ("control_character", "it holds NUL or half a character.", fix) if _NOT_TEXT.search(value) else None
-    if isinstance(value, float):
-        fix = "Write a finite number, or leave it out."
-        return None if math.isfinite(value) else ("not_finite", f"{value} is not a finite number.", fix)
+    if isinstance(value, str | float):
+        return flaw_of(value)
     if isinstance(value, int):
         fix = "Write it as a string or as a floating point number."
         return None if abs(value) <= MAX_INTEGER else ("too_large", f"it is {_shown(value)}.", fix)

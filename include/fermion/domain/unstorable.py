@@ -18,8 +18,18 @@ MAX_NUMBER = 2**63 - 1
 MOST_NAMED = 20
 """How many places of one request are named."""
 
-_NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL and half surrogates: characters that no database holds as text."""
 _FIELD_CHARACTERS = 80
+
+
+def flaw_of(value: str | float) -> tuple[str, str, str] | None:
+    """(code, message, fix) of text or a float that cannot be kept, or None."""
+    if isinstance(value, str):
+        fix = "Leave that character out."
+        return ("control_character", "it holds NUL or half a character.", fix) if NOT_TEXT.search(value) else None
+    fix = "Write a finite number, or leave it out."
+    return None if math.isfinite(value) else ("not_finite", f"{value} is not a finite number.", fix)
 
 
 def problems_of(value: object) -> list[Problem]:
@@ -33,14 +43,10 @@ def problems_of(value: object) -> list[Problem]:
 
 
 def _found(value: object, path: str) -> Iterator[Problem]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield _problem(
-            path, "not_finite", f"{value} is not a finite number.", "Write a finite number, or leave it out."
-        )
+    if isinstance(value, str | float) and (flaw := flaw_of(value)) is not None:
+        yield _problem(path, *flaw)
     elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
         yield _problem(path, "too_large", "it is a number of more than 18 digits.", "Write it as a string.")
-    elif isinstance(value, str) and _NOT_TEXT.search(value):
-        yield _problem(path, "control_character", "it holds NUL or half a character.", "Leave that character out.")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _found(item, f"{path}.{index}")
@@ -51,5 +57,5 @@ def _found(value: object, path: str) -> Iterator[Problem]:
 
 
 def _problem(path: str, code: str, message: str, fix: str) -> Problem:
-    field = _NOT_TEXT.sub("\ufffd", path.removeprefix("."))[:_FIELD_CHARACTERS] or "request"
+    field = NOT_TEXT.sub("\ufffd", path.removeprefix("."))[:_FIELD_CHARACTERS] or "request"
     return Problem(field=field, code=code, message=message, fix=fix)
