@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from fermion.adapters.memory.outages import Line
+from fermion.adapters.memory.pieces import piece_of
 from fermion.domain.retention import Freed
 from fermion.domain.serving.replicas import ReplicaSeen, ReplicaSpec, ReplicaState
 from fermion.domain.serving.routing import Endpoint
@@ -194,12 +195,7 @@ class MemoryReplicas:
     def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
         """Offsets are bytes; a character is never cut."""
         self._enter(name)
-        everything = b"".join(self._logs.get(name, []))
-        piece = everything[offset : offset + limit]
-        while piece and offset + len(piece) < len(everything) and everything[offset + len(piece)] & 0xC0 == 0x80:
-            piece = piece[:-1]
-        end = offset + len(piece)
-        return Chunk(piece.decode(errors="replace"), end, end >= len(everything))
+        return piece_of(b"".join(self._logs.get(name, [])), offset, limit)
 
     def log_location(self, name: str) -> str:
         """A place that only this driver can read."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from fermion.adapters.memory.outages import Line
+from fermion.adapters.memory.pieces import piece_of, piece_up_to
 from fermion.domain.workloads import Chunk, ExitCause, ExitRecord, Grant, Seen, Usage, WorkloadSpec, WorkloadState
 from fermion.errors import Conflict, DriverCannot, NotFound
 from fermion.ports import Clock
@@ -161,18 +162,14 @@ class MemoryWorkloads:
     def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
         """Offsets are bytes; a character is never cut."""
         self._enter(name)
-        everything = self._logs.get(name, b"")
-        piece = everything[offset : offset + limit]
-        while piece and offset + len(piece) < len(everything) and everything[offset + len(piece)] & 0xC0 == 0x80:
-            piece = piece[:-1]
-        return _chunk(everything, offset, piece)
+        return piece_of(self._logs.get(name, b""), offset, limit)
 
     def progress(self, name: str, *, offset: int = 0, limit: int = 262144) -> Chunk:
         """Whole lines only; a line longer than ``limit`` comes alone."""
         self._enter(name)
         everything = self._reports.get(name, b"")
         end = everything.rfind(b"\n", offset, offset + limit) + 1 or everything.find(b"\n", offset) + 1 or offset
-        return _chunk(everything, offset, everything[offset:end])
+        return piece_up_to(everything, offset, end)
 
     # --- levers -----------------------------------------------------------------------------------------------------
 
@@ -278,8 +275,3 @@ class MemoryWorkloads:
             exit_at=self._clock.now(),
             detail=detail,
         )
-
-
-def _chunk(everything: bytes, offset: int, piece: bytes) -> Chunk:
-    end = offset + len(piece)
-    return Chunk(piece.decode(errors="replace"), end, end >= len(everything))
