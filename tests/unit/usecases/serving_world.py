@@ -20,10 +20,10 @@ from fermion.domain.rollout.rollouts import Rollout
 from fermion.domain.serving.routing import Spread
 from fermion.domain.serving.services import Replica, ReplicaPhase, Revision, Service
 from fermion.domain.serving.tensors import Target, Tensor
-from fermion.usecases.serving.stage import load_revision, stage
+from fermion.usecases.serving.stage import stage
 from fermion.usecases.serving.submit import submit
 from fermion.usecases.serving.tend import ServiceTender
-from fermion.usecases.serving.writing import load_service
+from fermion.usecases.serving.writing import load_revision, load_service
 
 PLAN: dict[str, object] = {
     "steps": [20, 100],

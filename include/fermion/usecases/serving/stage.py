@@ -8,10 +8,11 @@ from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.serving import engines
 from fermion.domain.serving.replicas import ReplicaSpec
 from fermion.domain.serving.services import Replica, Revision, RevisionPhase
-from fermion.errors import FermionError, NotFound, OutsideBroken
+from fermion.errors import FermionError, OutsideBroken
 from fermion.ports import Driver
 from fermion.usecases.context import Context
-from fermion.usecases.serving.writing import write_revision
+from fermion.usecases.serving.giving_up import let_go
+from fermion.usecases.serving.writing import load_revision, write_revision
 
 
 def stage(ctx: Context, service_id: str, number: int) -> Revision:
@@ -28,8 +29,6 @@ def stage(ctx: Context, service_id: str, number: int) -> Revision:
         locations_of(ctx, ctx.driver_of(revision.spec.pool), revision)
     except FermionError as error:
         if not error.retryable:
-            from fermion.usecases.serving.release import let_go
-
             let_go(ctx, service_id, number, error.message, reason=Reason.STAGING_FAILED)
         raise
     why = Explanation(Reason.REVISION_STARTING, "Image, model and code are there; its replicas come next.")
@@ -37,19 +36,6 @@ def stage(ctx: Context, service_id: str, number: int) -> Revision:
         with ctx.store.begin() as tx:
             moved = write_revision(ctx, tx, revision, RevisionPhase.STARTING, why)
         revision = moved or load_revision(ctx, service_id, number)
-    return revision
-
-
-def load_revision(ctx: Context, service_id: str, number: int) -> Revision:
-    """The revision as it is now.
-
-    Raises:
-        NotFound: there is none.
-    """
-    with ctx.store.read() as tx:
-        revision = tx.services.revision(service_id, number)
-    if revision is None:
-        raise NotFound(f"service {service_id} has no revision {number}.", what="revision")
     return revision
 
 

@@ -34,6 +34,7 @@ from fermion.errors import Conflict, FermionError, RequestRefused
 from fermion.ports import Router, Runs, Transaction
 from fermion.usecases.context import Context
 from fermion.usecases.examine import examine
+from fermion.usecases.serving.giving_up import let_go
 from fermion.usecases.serving.routes import with_share
 
 RETRIED = "retry_failed"
@@ -109,8 +110,6 @@ def launch(ctx: Context, runs: Runs, raw: Mapping[str, object], *, actor: str) -
     try:
         runs.trigger(SERVICE_DAG, revision.id, dict(raw))
     except FermionError as error:
-        from fermion.usecases.serving.release import let_go
-
         let_go(ctx, revision.service_id, revision.number, f"Its run could not be started: {error.message}")
         raise
     return revision

@@ -21,8 +21,9 @@ from fermion.ports import Driver
 from fermion.usecases.carrying import uncarried
 from fermion.usecases.context import Context
 from fermion.usecases.moving import PLATFORM
+from fermion.usecases.serving.giving_up import is_settled
 from fermion.usecases.serving.queries import LATELY, ServiceState, service_state
-from fermion.usecases.serving.release import is_settled, release
+from fermion.usecases.serving.release import release
 from fermion.usecases.serving.tend import ServiceTender
 from fermion.usecases.serving.writing import write_service
 

@@ -34,6 +34,19 @@ def load_service(tx: Transaction, name_or_id: str) -> Service:
     return service
 
 
+def load_revision(ctx: Context, service_id: str, number: int) -> Revision:
+    """The revision as it is now.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with ctx.store.read() as tx:
+        revision = tx.services.revision(service_id, number)
+    if revision is None:
+        raise NotFound(f"service {service_id} has no revision {number}.", what="revision")
+    return revision
+
+
 def write_revision(
     ctx: Context, tx: Transaction, revision: Revision, to: RevisionPhase, why: Explanation, *, actor: str = PLATFORM
 ) -> Revision | None:
