@@ -102,7 +102,7 @@ def decide(snapshot: Snapshot, now: datetime, *, queues: Queues | None = None) -
         weights=fairshare.weights(snapshot.pools),
         first=[reservation.job_id for reservation in snapshot.reservations],
     )
-    oldest = order.queues.oldest()
+    oldest = order.queues.oldest() or now
     rooms = picture.rooms
     for job in order:
         room = rooms.get(job.pool)
@@ -110,7 +110,7 @@ def decide(snapshot: Snapshot, now: datetime, *, queues: Queues | None = None) -
             continue
         if job.gpus > room.free or not picture.start(job):
             picture.hold(job)
-            if oldest is not None and picture.is_settled(job, oldest=oldest):
+            if picture.is_settled(job, oldest=oldest):
                 break
     return Round(
         decided_at=now,

@@ -26,7 +26,8 @@ DAG_ID = "train_model"
 def launch(ctx: Context, runs: Runs, raw: Mapping[str, object], *, actor: str, restart_of: str | None = None) -> Job:
     """The job, checked and in line, with its run started under the job's id.
 
-    Its place in line does not wait for the engine to come to its tasks. Everything that must answer is asked before there is a job, so that a request that is sent again leaves nothing behind.
+    Its place in line does not wait for the engine to come to its tasks. Everything that must answer is asked before there is
+    a job, so that a request that is sent again leaves nothing behind.
 
     Raises:
         RequestRefused: the request can never run as asked; all problems are listed.

@@ -45,7 +45,8 @@ class Place:
 
 @dataclass(slots=True)
 class Line:
-    """Everybody in line for some pools, also as ``queues``. ``digest`` is the sum of the marks: the same for the same jobs in any order.
+    """Everybody in line for some pools, also as ``queues``. ``digest`` is the sum of the marks: the same for the same jobs in
+    any order.
 
     ``untold`` are staged jobs whose reason was never stored, oldest first; ``told_at`` is when reasons were looked at last.
     ``jobs`` are the latest of them as this process read or wrote them last, ``fresh`` names those that this transaction has
