@@ -26,7 +26,7 @@ import pytest
 from router_contract import LIMIT_S, Reply, RouterContract, counted, route, until, weights_of
 from router_replica import Replica
 
-from fermion.adapters.envoy import EnvoyRouter, bootstrap
+from fermion.adapters.envoy import EnvoyRouter, bootstrap, resources
 from fermion.adapters.envoy.layout import Layout
 from fermion.domain.serving import routing
 from fermion.domain.serving.routing import Backend, Balancing, Endpoint, Match, MatchKind, RouteTable
@@ -45,15 +45,16 @@ class SystemClock:
 class Envoy:
     """One Envoy process and its folder. Started by the test's own thread: it ends with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, host: str = resources.LOOPBACK) -> None:
         self.folder = folder
+        self.host = host
         self.port = free_port()
         self.log = folder / "router.log"
         self.router = EnvoyRouter(folder, SystemClock(), within=timedelta(seconds=LIMIT_S))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        bootstrap.prepare(self.folder, port=self.port, log=self.log)
+        bootstrap.prepare(self.folder, port=self.port, host=self.host, log=self.log)
         with self.log.open("ab") as log:
             command = bootstrap.command(self.folder)
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -72,7 +73,7 @@ class Envoy:
     def _answers(self) -> bool:
         with contextlib.suppress(OutsideUnavailable, OSError):
             self.router.applied()
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            with socket.create_connection((self.host, self.port), timeout=1):
                 return True
         return False
 
@@ -792,6 +793,24 @@ def test_nobody_else_can_reach_the_admin_interface(bench: EnvoyBench) -> None:
         if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets
     }
     assert held == mine.keys()
+
+
+def test_it_listens_where_it_was_told_with_the_ports_of_single_services_too(tmp_path: Path) -> None:
+    """Another loopback address stands for all of them: containers are told 0.0.0.0."""
+    envoy = Envoy(tmp_path, host="127.0.0.2")
+    envoy.start()
+    bench = EnvoyBench(envoy)
+    try:
+        own = free_port()
+        bench.router.apply(table([bench.backend("a")], port=own))
+        for port, path in ((bench.port, "/digits/x"), (own, "/x")):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.2", port, timeout=LIMIT_S)) as client:
+                assert ask(client, path).status == 200
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)
+    finally:
+        bench.close()
+        envoy.kill()
 
 
 def test_two_hundred_services_cost_less_than_two_seconds_of_work_and_three_watches(bench: EnvoyBench) -> None:

@@ -53,9 +53,18 @@ def bounds_ms() -> list[float]:
     return [0.1, 0.2, 0.5, *(round(step, 1) for step in steps if step < _BOUNDS_LIMIT_MS), float(_BOUNDS_LIMIT_MS)]
 
 
-def prepare(folder: Path, *, port: int, log: Path | None = None, scrape_port: int | None = None) -> None:
+def prepare(
+    folder: Path,
+    *,
+    port: int,
+    host: str = resources.LOOPBACK,
+    log: Path | None = None,
+    scrape_port: int | None = None,
+) -> None:
     """Write what a start needs. What was applied before stays and is served again.
 
+    ``host`` is the address that it listens on, with the ports of single services too; whoever gives another one than
+    loopback has to keep others away from there.
     ``log`` is where the caller keeps what Envoy prints: what it refuses is explained there and nowhere else.
     ``scrape_port`` is where a Prometheus finds the statistics; None: nowhere but on the admin socket.
     """
@@ -70,8 +79,9 @@ def prepare(folder: Path, *, port: int, log: Path | None = None, scrape_port: in
         (layout.routes, resources.document(resources.ROUTE_CONFIGURATION, [resources.route_configuration(empty)])),
     ):
         _write_first(path, first.text, beside=layout.folder)
-    replace(layout.bootstrap, json.dumps(configuration(layout, port=port, scrape_port=scrape_port), indent=1) + "\n")
-    replace(layout.place, json.dumps({"port": port, "log": str(log) if log else None}) + "\n")
+    made = configuration(layout, port=port, host=host, scrape_port=scrape_port)
+    replace(layout.bootstrap, json.dumps(made, indent=1) + "\n")
+    replace(layout.place, json.dumps({"port": port, "host": host, "log": str(log) if log else None}) + "\n")
 
 
 def command(folder: Path) -> list[str]:
@@ -97,11 +107,13 @@ def command(folder: Path) -> list[str]:
     ]
 
 
-def configuration(layout: Layout, *, port: int, scrape_port: int | None = None) -> dict[str, Any]:
+def configuration(
+    layout: Layout, *, port: int, host: str = resources.LOOPBACK, scrape_port: int | None = None
+) -> dict[str, Any]:
     """The bootstrap as JSON-ready values."""
-    static: dict[str, Any] = {"listeners": [resources.listener(port, routes_file=str(layout.routes))]}
+    static: dict[str, Any] = {"listeners": [resources.listener(port, routes_file=str(layout.routes), host=host)]}
     if scrape_port is not None:
-        listener, cluster = resources.scraping(scrape_port, socket=str(layout.socket))
+        listener, cluster = resources.scraping(scrape_port, socket=str(layout.socket), host=host)
         static = {"listeners": [*static["listeners"], listener], "clusters": [cluster]}
     return {
         "node": {"id": "router", "cluster": "fermion"},

@@ -8,7 +8,9 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from fermion.adapters.envoy.resources import LOOPBACK
 from fermion.errors import OutsideUnavailable
 
 SOCKET_PATH_LIMIT = 107
@@ -28,7 +30,7 @@ class Layout:
 
     @property
     def place(self) -> Path:
-        """The router's port, and where its log is."""
+        """The router's port, the address that it listens on, and where its log is."""
         return self.folder / "place.json"
 
     @property
@@ -72,16 +74,26 @@ class Layout:
             OutsideUnavailable: the router was never set up here.
         """
         try:
-            return int(json.loads(self.place.read_text())["port"])
+            return int(self._place()["port"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutsideUnavailable(
                 f"there is no router in {self.folder} ({error}); `fermion up` makes one", what="router"
             ) from error
 
+    def host(self) -> str:
+        """The address that its listeners have; loopback where nobody said another one."""
+        try:
+            return str(self._place()["host"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return LOOPBACK
+
     def log(self) -> Path | None:
         """Where what Envoy prints is kept, if that is known."""
         try:
-            log = json.loads(self.place.read_text())["log"]
+            log = self._place()["log"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return Path(log) if log else None
+
+    def _place(self) -> Any:
+        return json.loads(self.place.read_text())

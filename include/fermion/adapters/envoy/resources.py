@@ -191,17 +191,18 @@ def _health_check(backend: Backend) -> Resource | None:
 # --- listeners ------------------------------------------------------------------------------------------------------
 
 
-def listeners(table: RouteTable, *, routes_file: str) -> list[Resource]:
+def listeners(table: RouteTable, *, routes_file: str, host: str = LOOPBACK) -> list[Resource]:
     """One for each service that has a port of its own."""
-    made = [listener(route.port, routes_file=routes_file) for route in table.routes if route.port is not None]
+    ports = [route.port for route in table.routes if route.port is not None]
+    made = [listener(port, routes_file=routes_file, host=host) for port in ports]
     return sorted(made, key=lambda each: str(each["name"]))
 
 
-def listener(port: int, *, routes_file: str) -> Resource:
-    """Everything that comes in by one loopback port. It says nothing of services, so it never changes."""
+def listener(port: int, *, routes_file: str, host: str = LOOPBACK) -> Resource:
+    """Everything that comes in by one port of that address. It says nothing of services, so it never changes."""
     return {
         "name": f"port-{port}",
-        "address": _address(LOOPBACK, port),
+        "address": _address(host, port),
         # Otherwise a second Envoy of the same account could listen beside us, and would get half of the requests.
         "enable_reuse_port": False,
         "filter_chains": [{"filters": [_keep_port(), _http(routes_file)]}],
@@ -306,8 +307,8 @@ ADMIN = "router-admin"
 """The router's own admin socket as a cluster."""
 
 
-def scraping(port: int, *, socket: str) -> tuple[Resource, Resource]:
-    """A loopback listener that shows the statistics and nothing else of the admin interface, and the cluster behind it."""
+def scraping(port: int, *, socket: str, host: str = LOOPBACK) -> tuple[Resource, Resource]:
+    """A listener that shows the statistics and nothing else of the admin interface, and the cluster behind it."""
     route = {
         "match": {"path": SCRAPED, "headers": [_header(":method", {"exact": "GET"})]},
         "route": {"cluster": ADMIN, "timeout": "5s"},
@@ -325,7 +326,7 @@ def scraping(port: int, *, socket: str) -> tuple[Resource, Resource]:
     }
     listener = {
         "name": "scraping",
-        "address": _address(LOOPBACK, port),
+        "address": _address(host, port),
         "enable_reuse_port": False,
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}

@@ -140,7 +140,8 @@ class EnvoyRouter:
         clusters = _resources(before[self._layout.clusters])
         wanted = resources.clusters(table, mirrored=_mirrored(clusters))
         listeners = _resources(before[self._layout.listeners])
-        wanted_listeners = resources.listeners(table, routes_file=str(self._layout.routes))
+        routes_file, host = str(self._layout.routes), self._layout.host()
+        wanted_listeners = resources.listeners(table, routes_file=routes_file, host=host)
         routes = [resources.route_configuration(table)]
         stages = (
             (self._clusters(_merged(clusters, wanted)),),

@@ -161,6 +161,18 @@ def test_the_admin_interface_is_a_private_socket_and_nothing_listens_beyond_loop
     assert addresses == ["127.0.0.1"]
 
 
+def test_who_wants_it_elsewhere_gets_all_ports_there_and_the_admin_interface_stays_a_socket(tmp_path: Path) -> None:
+    bootstrap.prepare(tmp_path, port=8090, host="0.0.0.0", scrape_port=9464)
+    made = json.loads(Layout(tmp_path).bootstrap.read_text())
+    own = resources.listeners(RouteTable(routes=(replace(DIGITS, port=9000),)), routes_file="", host="0.0.0.0")
+    addresses = [each["address"]["socket_address"] for each in (*made["static_resources"]["listeners"], *own)]
+    assert [(each["address"], each["port_value"]) for each in addresses] == [
+        ("0.0.0.0", port) for port in (8090, 9464, 9000)
+    ]
+    assert "pipe" in made["admin"]["address"]
+    assert Layout(tmp_path).host() == "0.0.0.0"
+
+
 def test_a_folder_too_deep_for_a_socket_gets_one_elsewhere() -> None:
     fits = Path("/" + "x" * (SOCKET_PATH_LIMIT - len("//admin.sock")))
     assert Layout(fits).socket == fits / "admin.sock"
@@ -176,3 +188,4 @@ def test_a_router_that_was_never_set_up_says_how(tmp_path: Path, text: str | Non
     with pytest.raises(OutsideUnavailable, match="fermion up"):
         Layout(tmp_path).port()
     assert Layout(tmp_path).log() is None
+    assert Layout(tmp_path).host() == "127.0.0.1"
