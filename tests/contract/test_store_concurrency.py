@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from builders import make_job, make_lease, seconds
 from fermion.adapters.sql import migrate, open_store
@@ -362,6 +363,22 @@ def test_the_next_call_after_a_restart_of_the_server_works(own_server: PostgresS
     store.notify("gpus")
     assert store.wait(["gpus"], seconds(LIMIT_S)) == "gpus"
     store.close()
+
+
+def test_a_connection_that_the_server_ended_a_moment_ago_is_not_used_again(own_server: PostgresServer) -> None:
+    url = own_server.new_database()
+    migrate(url)
+    store, other = open_store(url), open_store(url)
+    with store.linked(read_only=False) as link:
+        pid = link.scalar(text("SELECT pg_backend_pid()"))
+    with store.linked(read_only=False) as link:
+        assert link.scalar(text("SELECT pg_backend_pid()")) == pid, "the pool has one connection, used in turn"
+    with other.linked(read_only=False) as link:
+        assert link.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": pid})
+    with store.read() as tx:
+        assert tx.jobs.find() == []
+    store.close()
+    other.close()
 
 
 def test_a_server_that_is_down_is_unavailable_and_a_transaction_it_took_along_left_nothing(

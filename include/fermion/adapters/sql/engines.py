@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import select
+import time
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 
 from fermion.adapters.sql.json_text import from_json, to_json
 from fermion.errors import SettingsInvalid
 
 PATIENCE_S = 10
 """How long a transaction waits for a lock, a free connection or a server that is starting, before it gives up."""
+
+TRUSTED_S = 1.0
+"""A connection of the pool that was used within that time is used again without asking the server for a sign of life."""
 
 
 def parse_url(url: str) -> URL:
@@ -85,7 +90,6 @@ def _open_postgres(url: URL) -> Engine:
         pool_size=5,
         max_overflow=20,
         pool_timeout=PATIENCE_S,
-        pool_pre_ping=True,
         pool_use_lifo=True,
         pool_recycle=1800,
         connect_args={"connect_timeout": PATIENCE_S, "application_name": "fermion"},
@@ -101,4 +105,31 @@ def _open_postgres(url: URL) -> Engine:
         )
         connection.autocommit = False
 
+    _ask_before_use(engine)
     return engine
+
+
+def _ask_before_use(engine: Engine) -> None:
+    """Whether a pooled connection still lives is asked over the network only where that is in doubt: it was idle for some
+    time, or the server has said something by itself, which it does when it ends one."""
+
+    @event.listens_for(engine, "connect")
+    @event.listens_for(engine, "checkin")
+    def note(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def ask(connection: Any, record: Any, _proxy: object) -> None:
+        idle_s = time.monotonic() - record.info["idle_since"]
+        if idle_s < TRUSTED_S and not _has_spoken(connection.fileno()):
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError(str(error)) from error  # every idle one is as old: the pool opens another
+
+
+def _has_spoken(socket: int) -> bool:
+    waiting = select.poll()
+    waiting.register(socket, select.POLLIN)
+    return bool(waiting.poll(0))
