@@ -99,6 +99,8 @@ def _over_cohort(asks: Asks, pool: Pool, cohort: Collection[Pool]) -> Iterator[P
     share = share_of(pool, asks.team)
     if not pool.policy.teams or asks.gpus > share.limit or (pool.policy.cohort and not cohort):
         return
+    if asks.gpus <= share.nominal:
+        return
     most = Quotas(lenders, whole=True).available(pool.id, asks.team)
     if asks.gpus > most:
         yield _problem(
