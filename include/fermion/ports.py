@@ -142,8 +142,8 @@ class Leases(Protocol):
         """Leases that hold GPUs now."""
         ...
 
-    def overlapping(self, since: datetime, *, pool: str | None = None) -> Sequence[Lease]:
-        """Leases live at or after ``since``: what usage, fair share and budgets are computed from."""
+    def overlapping(self, since: datetime, *, pools: Collection[str] | None = None) -> Sequence[Lease]:
+        """Leases live at or after ``since``, of these pools only if given: what usage, fair share and budgets are computed from."""
         ...
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:

@@ -206,7 +206,8 @@ def test_leases_that_overlap_a_window_are_live_or_ended_within_it(store: Store) 
                 tx.leases.end(end(lease, LeasePhase.RELEASED, cause="x", now=at(ended_s)))
     with store.read() as tx:
         assert ids(tx.leases.overlapping(at(-100))) == ["at", "within", "live"]
-        assert tx.leases.overlapping(at(-100), pool="local/other") == []
+        assert tx.leases.overlapping(at(-100), pools=["local/other"]) == []
+        assert ids(tx.leases.overlapping(at(-100), pools=["local/other", "local/declared"])) == ["at", "within", "live"]
 
 
 def test_the_ledger_has_an_entry_for_each_grant_and_each_end(store: Store) -> None:

@@ -178,11 +178,11 @@ def _admit_cohort(
         fresh = _read_to_write(tx, line, {*reasons, *(grant.job_id for grant in made.grants)})
         round_id = _keep_round(tx, cohort, snapshot, line, made)
         untold = _untold(line, [(fresh[each], reasons[each]) for each in reasons if each in fresh])
-        granted = _grant_and_tell(ctx, tx, line, fresh, untold, made, round_id)
-        replicas = _serve_claims(tx, claims, made, round_id)
         ending = {**snapshot.ending, **_ask_victims(tx, snapshot, made, round_id)}
         left = Memory(use=snapshot.use, reservations=made.reservations, ending=ending)
         _remember(tx, cohort, memory, left, made)
+        replicas = _serve_claims(tx, claims, made, round_id)
+        granted = _grant_and_tell(ctx, tx, line, fresh, untold, made, round_id)
     keep_line(ctx, cohort, line)
     return granted, replicas
 
@@ -212,10 +212,9 @@ def take_snapshot(
     """All that a round of these pools is decided from, read in one transaction."""
     lives = fairshare.half_lives(pools)
     since = memory.use.at if memory else now - max(lives.values()) * REMEMBERED_HALF_LIVES
-    recent = [lease for pool in pools for lease in tx.leases.overlapping(since, pool=pool.id)]
+    recent = tx.leases.overlapping(since, pools=[pool.id for pool in pools])
     window = longest_window(pools)
-    budgeted = pools if window else ()
-    for_budgets = [lease for pool in budgeted for lease in tx.leases.overlapping(now - window, pool=pool.id)]
+    for_budgets = tx.leases.overlapping(now - window, pools=[pool.id for pool in pools]) if window else ()
     leases = tuple(lease for lease in recent if lease.is_live)
     return Snapshot(
         pools=tuple(pools),
@@ -266,7 +265,7 @@ def _grant_and_tell(
     for job in (saved[job.id] for job in untold if job.id in saved):
         tx.records.add_decision(_decision("admit", job.id, "waits", job.explanation, round_id, made.decided_at))
         line.tell(job)
-    # Last: the store may be writing the jobs while all the above is made.
+    # Last of all: the store may be writing the rest while all the above is made.
     tx.leases.add_all([each.lease for each in granted])
     return granted
 

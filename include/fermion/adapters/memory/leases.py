@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import islice
@@ -102,12 +102,12 @@ class MemoryLeases:
         found = [leases[lease_id] for lease_id in held if pool is None or leases[lease_id].pool == pool]
         return sorted(found, key=lambda lease: (lease.token, lease.id))
 
-    def overlapping(self, since: datetime, *, pool: str | None = None) -> Sequence[Lease]:
+    def overlapping(self, since: datetime, *, pools: Collection[str] | None = None) -> Sequence[Lease]:
         """Oldest first."""
         return [
             lease
             for lease in self._oldest_first()
-            if (lease.ended_at is None or lease.ended_at >= since) and (pool is None or lease.pool == pool)
+            if (lease.ended_at is None or lease.ended_at >= since) and (pools is None or lease.pool in pools)
         ]
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:

@@ -11,11 +11,13 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     JSON,
     ColumnElement,
     Executable,
     Table,
     Text,
+    and_,
     any_,
     bindparam,
     cast,
@@ -98,17 +100,25 @@ def insert_all(link: Link, table: Table, rows: Sequence[Values], duplicate: Dupl
     return link.write(statement, rows if link.dialect == "sqlite" else _document(table, rows))
 
 
-def insert_skipping(link: Link, found: Sequence[tuple[Table, Sequence[Values]]]) -> list[int]:
-    """Insert rows of several tables, skipping those that are there already; how many were written to each.
+_Rows = tuple[Table, Sequence[Values]]
+"""Rows of a table that have the same columns."""
+
+
+def insert_skipping(link: Link, found: Sequence[_Rows], *, then: _Rows) -> bool:
+    """Insert rows of several tables, skipping those that are there already, and ``then`` (some) only if none was. Whether none was.
 
     On Postgres one statement; a row may refer to one of another table of the same call.
     """
-    if link.dialect == "sqlite" or not all(rows for _, rows in found):
-        return [insert_all(link, table, rows, Duplicate.SKIPPED) for table, rows in found]
-    documents = [_document(table, rows) for table, rows in found]
-    counted = _counted(tuple((Kind(table, Duplicate.SKIPPED), tuple(rows[0])) for table, rows in found))
+    if link.dialect == "sqlite":
+        is_whole = all([insert_all(link, table, rows, Duplicate.SKIPPED) == len(rows) for table, rows in found])
+        if is_whole:
+            insert_all(link, *then, Duplicate.REFUSED)
+        return is_whole
+    found = [each for each in found if each[1]]
+    documents = [_document(table, rows) for table, rows in (*found, then)]
+    kinds = tuple((Kind(table, Duplicate.SKIPPED), tuple(rows[0])) for table, rows in found)
     values = {name: value for each in documents for name, value in each.items()}
-    return list(link.rows(counted, values)[0])
+    return bool(link.scalar(_skipping(kinds, (Kind(then[0]), tuple(then[1][0]))), values))
 
 
 def update_all(link: Link, table: Table, rows: Sequence[Values]) -> None:
@@ -130,6 +140,11 @@ def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[
     return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
 
 
+def written(table: Table) -> list[ColumnElement[Any]]:
+    """The table's columns, with JSON left as the text it is written in: for rows that are read far more often than changed."""
+    return [cast(each, Text).label(each.name) if isinstance(each.type, JSON) else each for each in table.c]
+
+
 def _guarded(row: Values) -> Values:
     changed = {name: value for name, value in row.items() if name != "id"}
     return {**changed, "row_id": row["id"], "expected": row["version"] - 1}
@@ -142,13 +157,19 @@ def _together(kinds: tuple[tuple[Kind, tuple[str, ...]], ...]) -> Executable:
 
 
 @cache
-def _counted(kinds: tuple[tuple[Kind, tuple[str, ...]], ...]) -> Executable:
-    written = [_insertion("postgresql", kind, names).returning(true()).cte() for kind, names in kinds]
-    return select(*(select(func.count()).select_from(each).scalar_subquery() for each in written))
+def _skipping(kinds: tuple[tuple[Kind, tuple[str, ...]], ...], then: tuple[Kind, tuple[str, ...]]) -> Executable:
+    are_whole = []
+    for kind, names in kinds:
+        rows = _insertion("postgresql", kind, names).returning(true()).cte()
+        count = select(func.count()).select_from(rows).scalar_subquery()
+        are_whole.append(count == func.json_array_length(_rows_document(kind.table)))
+    is_whole = select(and_(*are_whole).label("is_whole")).cte("whole")
+    last = _insertion("postgresql", *then, only_if=is_whole).cte("last")
+    return select(is_whole.c.is_whole).add_cte(last)
 
 
 @cache
-def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
+def _insertion(dialect: str, kind: Kind, names: tuple[str, ...], only_if: CTE | None = None) -> Any:
     table = kind.table
     statement: Any = (sqlite if dialect == "sqlite" else postgresql).insert(table).inline()
     if dialect != "sqlite":
@@ -158,6 +179,8 @@ def _insertion(dialect: str, kind: Kind, names: tuple[str, ...]) -> Any:
             # No row comes out of the join before the lock is had, and a row gets its number after that.
             held = select(func.pg_advisory_xact_lock(lock_key(kind.exclusive))).cte("held")
             values = values.select_from(join(rows, held, true()))
+        if only_if is not None:
+            values = values.where(select(only_if.c.is_whole).scalar_subquery())
         statement = statement.from_select(names, values)
     if kind.duplicate is Duplicate.SKIPPED:
         statement = statement.on_conflict_do_nothing()
@@ -181,8 +204,11 @@ def _rows(table: Table, names: tuple[str, ...]) -> Any:
     """The document as a table of these columns, in its order; what is JSON in a column is text in the document."""
     kinds = {name: Text() if isinstance(table.c[name].type, JSON) else table.c[name].type for name in names}
     columns = (column(name, kind) for name, kind in kinds.items())
-    document = func.json_to_recordset(cast(bindparam(f"{table.name}_rows", type_=Text), JSON))
-    return document.table_valued(*columns).render_derived(with_types=True)
+    return func.json_to_recordset(_rows_document(table)).table_valued(*columns).render_derived(with_types=True)
+
+
+def _rows_document(table: Table) -> ColumnElement[Any]:
+    return cast(bindparam(f"{table.name}_rows", type_=Text), JSON)
 
 
 def _values(table: Table, rows: Any, names: tuple[str, ...]) -> list[Any]:

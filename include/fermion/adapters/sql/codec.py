@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from functools import lru_cache
 from typing import Any
 
+from fermion.adapters.sql.json_text import from_json
 from fermion.domain.artifacts import Image
 from fermion.domain.jobs import Job, JobSpec, Phase, Pins, Progress
 from fermion.domain.leases import HolderKind, Lease, LeasePhase, Slice
@@ -136,7 +137,7 @@ def lease_values(lease: Lease) -> Values:
 
 
 def lease_of(row: Any) -> Lease:
-    """The lease of a row."""
+    """The lease of a row, whose JSON was left as text: most leases that are read are known."""
     return Lease(
         id=row.id,
         holder_kind=HolderKind(row.holder_kind),
@@ -146,7 +147,7 @@ def lease_of(row: Any) -> Lease:
         team=row.team,
         pool=row.pool,
         token=row.token,
-        slices=tuple(from_payload(Slice, part) for part in row.slices),
+        slices=tuple(from_payload(Slice, part) for part in from_json(row.slices)),
         granted_at=row.granted_at,
         expires_at=row.expires_at,
         phase=LeasePhase(row.phase),
@@ -215,18 +216,20 @@ def node_values(node: Node, cluster: str) -> Values:
     }
 
 
+@lru_cache(maxsize=10_000)
 def node_of(row: Any) -> Node:
-    """The node of a row."""
-    memory = row.labels.get(_MEMORY)
+    """The node of a row, whose JSON was left as text. The same row is read again and again until its node is seen anew."""
+    labels: dict[str, str] = from_json(row.labels)
+    memory = labels.get(_MEMORY)
     return Node(
         name=row.name,
         cluster=row.cluster,
-        devices=tuple(_device(**device) for device in row.devices),
+        devices=tuple(_device(**device) for device in from_json(row.devices)),
         observed_at=row.observed_at,
         ready=row.ready,
         schedulable=row.schedulable,
         memory_mib=None if memory is None else int(memory),
-        labels={name: value for name, value in row.labels.items() if name != _MEMORY},
+        labels={name: value for name, value in labels.items() if name != _MEMORY},
         detail=row.detail,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -36,7 +37,7 @@ def of_texts(rows: Sequence[Mapping[str, str | int | bool | None]]) -> str:
         return json.dumps(rows, separators=(",", ":"))
 
 
-def from_json(written: str | bytes) -> object:
+def from_json(written: str | bytes) -> Any:
     """The value of JSON that a column holds."""
     try:
         return _DECODER.decode(written)

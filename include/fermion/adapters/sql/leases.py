@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import Select, bindparam, delete, or_, select, update
 
 from fermion.adapters.ledger import entry_of_end, entry_of_grant
-from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, insert_all, insert_skipping
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, among, insert_all, insert_skipping, written
 from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
@@ -20,10 +21,9 @@ from fermion.errors import Conflict
 
 _ENTRY = Kind(ledger)
 _ENTRIES = select(ledger).order_by(ledger.c.at, ledger.c.seq)
-_LEASES = select(leases).order_by(leases.c.token, leases.c.id)
+_LEASES = select(*written(leases)).order_by(leases.c.token, leases.c.id)
 _LIVE = _LEASES.where(leases.c.phase == str(LeasePhase.HELD))
 _OVERLAPPING = _LEASES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= bindparam("since")))
-_OVERLAPPING_IN_POOL = _OVERLAPPING.where(leases.c.pool == bindparam("pool"))
 _CHANGE_LIVE = update(leases).where(leases.c.id == bindparam("lease_id"), leases.c.phase == str(LeasePhase.HELD))
 _FREE = update(lease_devices).where(lease_devices.c.lease_id == bindparam("lease")).values(live=False)
 _HOLDER_OF = (
@@ -37,27 +37,46 @@ _HOLDER_OF = (
     )
 )
 
+
+@cache
+def _overlapping_in(dialect: str) -> Select[Any]:
+    return _OVERLAPPING.where(among(dialect, leases.c.pool, "pools"))
+
+
 MOST_KNOWN = 10_000
 """How many leases are kept; with more, all are forgotten."""
 
 
 class KnownLeases:
-    """Leases as they were read last: a round reads all that are held, and few of them have changed since the one before."""
+    """Leases as they were read or granted last: a round reads all that are held, and few have changed since the one before."""
 
     def __init__(self) -> None:
         self._leases: dict[str, tuple[object, Lease]] = {}
 
     def lease_of(self, row: Any) -> Lease:
         """The lease of the row, made again only where something of it that may change is another."""
-        state = row.token, row.phase, row.expires_at, row.exec_at, row.exit_at, row.ended_at, row.end_cause
+        state = _state(row)
         known = self._leases.get(row.id)
         if known is not None and known[0] == state:
             return known[1]
+        made = lease_of(row)
+        self._keep(state, made)
+        return made
+
+    def learn(self, granted: Sequence[Lease]) -> None:
+        """Take these as they are stored; only once they are committed."""
+        for lease in granted:
+            self._keep(_state(lease), lease)
+
+    def _keep(self, state: object, lease: Lease) -> None:
         if len(self._leases) >= MOST_KNOWN:
             self._leases.clear()
-        made = lease_of(row)
-        self._leases[row.id] = state, made
-        return made
+        self._leases[lease.id] = state, lease
+
+
+def _state(found: Any) -> object:
+    """What of a lease, or of its row, may change, beside the token, which tells it from another of the same id."""
+    return found.token, found.phase, found.expires_at, found.exec_at, found.exit_at, found.ended_at, found.end_cause
 
 
 class SqlLeases:
@@ -69,6 +88,8 @@ class SqlLeases:
         self._known = known
         self._tokens = range(0)
         self._reserved = 0
+        self.granted: list[Lease] = []
+        """What this transaction added."""
 
     def next_token(self) -> int:
         """Counted within the transaction, like a job's id; one that takes many reserves ever more at once."""
@@ -89,9 +110,7 @@ class SqlLeases:
 
     def add_all(self, leases_: Sequence[Lease]) -> None:
         """Written together; only when one of them is refused are they looked at one by one, to say which."""
-        if len(leases_) == 1:
-            self.add(leases_[0])
-        if len(leases_) < 2:
+        if not leases_:
             return
         for lease in leases_:
             _refuse_ended(lease)
@@ -100,10 +119,9 @@ class SqlLeases:
             (row for lease in leases_ for row in device_values(lease)), key=lambda row: (row["node"], row["device"])
         )
         values = [lease_values(lease) for lease in leases_]
-        written, held = insert_skipping(self._link, [(leases, values), (lease_devices, devices)])
-        if written == len(leases_) and held == len(devices):
-            for lease in leases_:
-                self._enter(entry_of_grant(lease))
+        entries = [entry_values(entry_of_grant(lease)) for lease in leases_]
+        if insert_skipping(self._link, [(leases, values), (lease_devices, devices)], then=(ledger, entries)):
+            self.granted += leases_
             return
         self._link.write(delete(leases).where(leases.c.token.in_([lease.token for lease in leases_])))
         for lease in leases_:
@@ -121,6 +139,7 @@ class SqlLeases:
             self._link.write(delete(leases).where(leases.c.id == lease.id))  # its devices go with it
             raise Conflict(self._held_sentence(lease, devices), what="lease")
         self._enter(entry_of_grant(lease))
+        self.granted.append(lease)
 
     def _held_sentence(self, lease: Lease, devices: Sequence[Values]) -> str:
         keys = ("pool", "node", "device")
@@ -155,10 +174,10 @@ class SqlLeases:
         query = _LIVE if pool is None else _LIVE.where(leases.c.pool == pool)
         return [lease_of(row) for row in self._link.rows(query)]
 
-    def overlapping(self, since: datetime, *, pool: str | None = None) -> Sequence[Lease]:
+    def overlapping(self, since: datetime, *, pools: Collection[str] | None = None) -> Sequence[Lease]:
         """Oldest first."""
-        query = _OVERLAPPING if pool is None else _OVERLAPPING_IN_POOL
-        values = {"since": since} if pool is None else {"since": since, "pool": pool}
+        query = _OVERLAPPING if pools is None else _overlapping_in(self._link.dialect)
+        values = {"since": since} if pools is None else {"since": since, "pools": list(pools)}
         return [self._known.lease_of(row) for row in self._link.rows(query, values)]
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:

@@ -88,6 +88,7 @@ class SqlStore:
             transaction = SqlTransaction(link, self._leases)
             yield transaction
             transaction.appended.flush()
+        self._leases.learn(transaction.leases.granted)
 
     @contextmanager
     def read(self) -> Iterator[SqlTransaction]:
