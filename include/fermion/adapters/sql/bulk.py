@@ -255,6 +255,7 @@ def _encoder(kind: Any) -> Callable[[Any], Any] | None:
     return encode
 
 
-def _time(value: datetime) -> str:
-    bound = value if value.tzinfo is UTC else UtcTime().process_bind_param(value, postgresql.dialect())  # type: ignore[no-untyped-call]
-    return str(bound)
+def _time(value: datetime) -> datetime:
+    if value.tzinfo is UTC:
+        return value
+    return UtcTime().process_bind_param(value, postgresql.dialect())  # type: ignore[no-untyped-call,return-value]

@@ -137,7 +137,7 @@ def lease_values(lease: Lease) -> Values:
 
 
 def lease_of(row: Any) -> Lease:
-    """The lease of a row, whose JSON was left as text: most leases that are read are known."""
+    """The lease of a row."""
     return Lease(
         id=row.id,
         holder_kind=HolderKind(row.holder_kind),
@@ -147,7 +147,7 @@ def lease_of(row: Any) -> Lease:
         team=row.team,
         pool=row.pool,
         token=row.token,
-        slices=tuple(from_payload(Slice, part) for part in from_json(row.slices)),
+        slices=tuple(from_payload(Slice, part) for part in row.slices),
         granted_at=row.granted_at,
         expires_at=row.expires_at,
         phase=LeasePhase(row.phase),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -29,12 +30,12 @@ def to_json(value: object) -> str:
     return written
 
 
-def of_texts(rows: Sequence[Mapping[str, str | int | bool | None]]) -> str:
+def of_texts(rows: Sequence[Mapping[str, str | int | bool | datetime | None]]) -> str:
     """JSON of rows without a single float, which needs no look for NaN. A lone surrogate is left to the standard library."""
     try:
         return _ENCODER.encode(rows).decode()
     except ValueError:
-        return json.dumps(rows, separators=(",", ":"))
+        return json.dumps(rows, separators=(",", ":"), default=str)
 
 
 def from_json(written: str | bytes) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from sqlalchemy import Select, bindparam, delete, or_, select, update
 
 from fermion.adapters.ledger import entry_of_end, entry_of_grant
-from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, among, insert_all, insert_skipping, written
+from fermion.adapters.sql.bulk import Appended, Duplicate, Kind, among, insert_all, insert_skipping
 from fermion.adapters.sql.codec import Values, device_values, entry_of, entry_values, lease_of, lease_values
 from fermion.adapters.sql.counters import next_value
 from fermion.adapters.sql.link import Link
@@ -21,9 +22,13 @@ from fermion.errors import Conflict
 
 _ENTRY = Kind(ledger)
 _ENTRIES = select(ledger).order_by(ledger.c.at, ledger.c.seq)
-_LEASES = select(*written(leases)).order_by(leases.c.token, leases.c.id)
+_OLDEST_FIRST = leases.c.token, leases.c.id
+_LEASES = select(leases).order_by(*_OLDEST_FIRST)
 _LIVE = _LEASES.where(leases.c.phase == str(LeasePhase.HELD))
-_OVERLAPPING = _LEASES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= bindparam("since")))
+_STATE = ("phase", "expires_at", "exec_at", "exit_at", "ended_at", "end_cause")
+"""What of a lease changes after it was granted. The token tells it from another of the same id."""
+_STATES = select(leases.c.id, leases.c.token, *(leases.c[name] for name in _STATE)).order_by(*_OLDEST_FIRST)
+_OVERLAPPING = _STATES.where(or_(leases.c.phase == str(LeasePhase.HELD), leases.c.ended_at >= bindparam("since")))
 _CHANGE_LIVE = update(leases).where(leases.c.id == bindparam("lease_id"), leases.c.phase == str(LeasePhase.HELD))
 _FREE = update(lease_devices).where(lease_devices.c.lease_id == bindparam("lease")).values(live=False)
 _HOLDER_OF = (
@@ -43,40 +48,39 @@ def _overlapping_in(dialect: str) -> Select[Any]:
     return _OVERLAPPING.where(among(dialect, leases.c.pool, "pools"))
 
 
+@cache
+def _by_ids(dialect: str) -> Select[Any]:
+    return select(leases).where(among(dialect, leases.c.id, "ids"))
+
+
 MOST_KNOWN = 10_000
 """How many leases are kept; with more, all are forgotten."""
 
 
 class KnownLeases:
-    """Leases as they were read or granted last: a round reads all that are held, and few have changed since the one before."""
+    """Leases as they were read or granted last: a round reads the state of all that are held, and few are new to it."""
 
     def __init__(self) -> None:
-        self._leases: dict[str, tuple[object, Lease]] = {}
+        self._leases: dict[str, Lease] = {}
 
-    def lease_of(self, row: Any) -> Lease:
-        """The lease of the row, made again only where something of it that may change is another."""
-        state = _state(row)
-        known = self._leases.get(row.id)
-        if known is not None and known[0] == state:
-            return known[1]
-        made = lease_of(row)
-        self._keep(state, made)
-        return made
-
-    def learn(self, granted: Sequence[Lease]) -> None:
+    def learn(self, found: Iterable[Lease]) -> None:
         """Take these as they are stored; only once they are committed."""
-        for lease in granted:
-            self._keep(_state(lease), lease)
-
-    def _keep(self, state: object, lease: Lease) -> None:
-        if len(self._leases) >= MOST_KNOWN:
+        found = list(found)
+        if len(self._leases) + len(found) > MOST_KNOWN:
             self._leases.clear()
-        self._leases[lease.id] = state, lease
+        self._leases.update((lease.id, lease) for lease in found)
 
-
-def _state(found: Any) -> object:
-    """What of a lease, or of its row, may change, beside the token, which tells it from another of the same id."""
-    return found.token, found.phase, found.expires_at, found.exec_at, found.exit_at, found.ended_at, found.end_cause
+    def lease_of(self, row: Any) -> Lease | None:
+        """The lease in the state of this row, or None when it is not known."""
+        known = self._leases.get(row.id)
+        if known is None or known.token != row.token:
+            return None
+        state = {name: getattr(row, name) for name in _STATE}
+        if all(getattr(known, name) == value for name, value in state.items()):
+            return known
+        changed = replace(known, **{**state, "phase": LeasePhase(row.phase)})
+        self._leases[row.id] = changed
+        return changed
 
 
 class SqlLeases:
@@ -178,7 +182,14 @@ class SqlLeases:
         """Oldest first."""
         query = _OVERLAPPING if pools is None else _overlapping_in(self._link.dialect)
         values = {"since": since} if pools is None else {"since": since, "pools": list(pools)}
-        return [self._known.lease_of(row) for row in self._link.rows(query, values)]
+        rows = self._link.rows(query, values)
+        found = {row.id: self._known.lease_of(row) for row in rows}
+        if unknown := [lease_id for lease_id, lease in found.items() if lease is None]:
+            read = {row.id: lease_of(row) for row in self._link.rows(_by_ids(self._link.dialect), {"ids": unknown})}
+            if not self.granted:  # what this transaction granted is not committed
+                self._known.learn(read.values())
+            found |= read
+        return [lease for lease in found.values() if lease is not None]
 
     def ledger(self, *, since: datetime | None = None, limit: int | None = None) -> Sequence[LedgerEntry]:
         """Oldest first; ``since`` itself is in."""
