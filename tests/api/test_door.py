@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -11,8 +12,9 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Message, Scope
 
-from fermion_airflow.api.door import Door
+from fermion_airflow.api.door import MOST_BYTES, Door
 
 RUNS = "/api/v2/dags/train_model/dagRuns"
 CONF = {
@@ -107,6 +109,28 @@ def test_a_body_that_comes_in_parts_is_read_whole(client: TestClient) -> None:
     parts = [body("NaN")[:50], body("NaN")[50:]]
     assert client.post(RUNS, content=iter(parts)).status_code == 400
     assert client.post(RUNS, content=iter([body()[:50], body()[50:]])).content == body()
+
+
+def test_a_body_longer_than_anybody_needs_is_not_read_to_its_end() -> None:
+    read = 0
+
+    async def receive() -> Message:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b" " * 1024 * 1024, "more_body": True}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def unreached(*_: object) -> None:
+        raise AssertionError("it was passed on")
+
+    scope: Scope = {"type": "http", "method": "POST", "path": RUNS, "headers": []}
+    asyncio.run(Door(unreached)(scope, receive, send))
+    assert (sent[0]["status"], read) == (413, MOST_BYTES // 1024 // 1024 + 1)
+    assert json.loads(sent[1]["body"])["code"] == "request_too_long"
 
 
 def test_an_answer_names_a_few_places_however_many_there_are(client: TestClient) -> None:

@@ -239,14 +239,16 @@ class Live:
     # --- the engine, as a person at its pages would use it ---
 
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """One call of Airflow's REST interface as its administrator."""
+        """One call of Airflow's REST interface as its administrator; a body of bytes is sent as it is."""
         passwords = json.loads((self.settings.secrets_dir / "passwords.json").read_text(encoding="utf-8"))
         base = self.settings.airflow_url
         with httpx.Client(base_url=base, timeout=30) as client:
             token = client.post("/auth/token", json={"username": "admin", "password": passwords["admin"]}).json()[
                 "access_token"
             ]
-            return client.request(method, path, json=body, headers={"Authorization": f"Bearer {token}"})
+            said = {"content": body} if isinstance(body, bytes) else {"json": body}
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            return client.request(method, path, headers=headers, **said)
 
     def make_repository(self, name: str, source: Path) -> str:
         """The URL of a git repository with the sleeper's code and the files of ``source``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,24 @@ def test_a_request_that_does_not_parse_fails_its_run_with_every_problem_in_the_n
         "upstream_failed",
         "skipped",
     )
+
+
+def test_what_the_database_could_not_keep_makes_no_run_and_is_named_with_all_else(live: Live) -> None:
+    conf = json.dumps({**live.spec(), "gpus": 0, "hyperparameters": {"a": "@1", "b": "@2", "c": "@3", "d": "x\0y"}})
+    for mark, written in (("@1", "NaN"), ("@2", "1e20"), ("@3", "9223372036854775808")):
+        conf = conf.replace(f'"{mark}"', written)
+    body = f'{{"dag_run_id": "unkept", "logical_date": null, "conf": {conf}}}'
+    answer = live.call("POST", RUNS, body.encode())
+    assert answer.status_code == 400
+    assert {each["field"]: each["code"] for each in answer.json()["problems"]} == {
+        "gpus": "out_of_range",
+        "hyperparameters.a": "not_finite",
+        "hyperparameters.b": "too_large",
+        "hyperparameters.c": "too_large",
+        "hyperparameters.d": "control_character",
+    }
+    assert live.call("GET", f"{RUNS}/unkept").status_code == 404
+    assert live.call("POST", RUNS, b'{"conf": {"x": "' + b"x" * 9 * 1024 * 1024 + b'"}}').status_code == 413
 
 
 def test_a_refused_check_fails_the_run_and_leaves_a_report(live: Live) -> None:

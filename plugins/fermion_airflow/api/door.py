@@ -25,6 +25,14 @@ _RUNS = re.compile(r"/api/v2/dags/(?P<dag>[^/]+)/dagRuns/?")
 _READERS: Mapping[str, Callable[[Any], Any]] = {"train_model": read_request, "deploy_service": read_service}
 
 
+MOST_BYTES = 8 * 1024 * 1024
+"""Of a request's body. What a run may say is limited to far less, item by item."""
+
+
+class TooLong(Exception):
+    """A body has more bytes than anybody needs; the rest of it is not read."""
+
+
 class Door:
     """A root middleware of Airflow's API server."""
 
@@ -37,7 +45,11 @@ class Door:
         if opened is None or opened.end() != len(scope["path"]):
             await self._app(scope, receive, send)
             return
-        messages = await _received(receive)
+        try:
+            messages = await _received(receive)
+        except TooLong:
+            await _too_long()(scope, receive, send)
+            return
         problems = refusal_of(opened["dag"], b"".join(message.get("body", b"") for message in messages))
         if problems:
             await _answer(problems)(scope, receive, send)
@@ -64,8 +76,12 @@ def refusal_of(dag_id: str, body: bytes) -> Sequence[Problem]:
 
 async def _received(receive: Receive) -> list[Message]:
     messages = [await receive()]
-    while messages[-1].get("more_body", False):
+    length = len(messages[0].get("body", b""))
+    while messages[-1].get("more_body", False) and length <= MOST_BYTES:
         messages.append(await receive())
+        length += len(messages[-1].get("body", b""))
+    if length > MOST_BYTES:
+        raise TooLong
     return messages
 
 
@@ -84,3 +100,11 @@ def _answer(problems: Sequence[Problem]) -> ASGIApp:
     told = "\n- ".join(["The request was refused; no run was made:", *lines_of(problems)])
     more = {"problems": [problem.to_payload() for problem in problems]}
     return problem_response(400, "The request cannot be kept", told, "request_refused", **more)
+
+
+def _too_long() -> ASGIApp:
+    told = (
+        f"The request has more than {MOST_BYTES // 1024 // 1024} MiB; no run was made. Put data in a dataset or in the repository,"
+        " and name it in the request."
+    )
+    return problem_response(413, "The request is too long", told, "request_too_long")
