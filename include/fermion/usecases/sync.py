@@ -38,8 +38,11 @@ class Difference:
     message: str
 
 
-def sync_platform(ctx: Context) -> Sequence[Difference]:
-    """One whole round. A cluster that does not answer keeps its last state; the others go on."""
+def sync_platform(ctx: Context, *, patience: timedelta = timedelta(0)) -> Sequence[Difference]:
+    """One whole round. A cluster that does not answer keeps its last state; the others go on.
+
+    ``patience`` is how long it stays with services that lost model servers and are getting others.
+    """
     for name, driver in sorted(ctx.drivers.items()):
         sync_nodes(ctx, name, driver)
     abandoned = reconcile_runs(ctx)  # before the round: a job that no run carries is not moved on once more
@@ -49,6 +52,8 @@ def sync_platform(ctx: Context) -> Sequence[Difference]:
     for difference in found:
         log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
     write_choices(ctx)
+    if patience:
+        _mend_services(ctx, patience)
     return found
 
 
@@ -60,6 +65,15 @@ def _sync_services(ctx: Context) -> None:
         sync_services(ctx)
     except FermionError as error:
         log.warning("services were not synced this time: %s", error)
+
+
+def _mend_services(ctx: Context, patience: timedelta) -> None:
+    from fermion.usecases.serving.mend import mend
+
+    try:
+        mend(ctx, patience=patience)
+    except FermionError as error:
+        log.warning("services were not mended this time: %s", error)
 
 
 def sync_nodes(ctx: Context, cluster: str, driver: Driver) -> None:

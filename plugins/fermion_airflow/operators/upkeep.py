@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from fermion_airflow.assets import DATASETS
@@ -10,6 +11,11 @@ from fermion_airflow.operators.training import PlatformOperator
 
 if TYPE_CHECKING:
     from fermion.usecases.context import Context as Platform
+
+
+MENDS_WITHIN = timedelta(seconds=15)
+"""So long a sync stays with services that lost model servers: longer than most of these take to start, shorter than the
+time until the next sync."""
 
 
 class SyncPlatform(PlatformOperator):
@@ -21,7 +27,7 @@ class SyncPlatform(PlatformOperator):
     def work(self, platform: Platform, context: Mapping[str, Any]) -> None:
         from fermion.usecases.sync import sync_platform
 
-        for difference in sync_platform(platform):
+        for difference in sync_platform(platform, patience=MENDS_WITHIN):
             self.log.warning("%s %s: %s", difference.kind, difference.subject, difference.message)
         self._announce(platform, context)
 
