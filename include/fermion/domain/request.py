@@ -23,7 +23,7 @@ from fermion.domain.jobs import JobSpec
 from fermion.domain.model_names import problems_of
 from fermion.domain.problems import Problem
 from fermion.domain.spelling import did_you_mean
-from fermion.domain.unstorable import NOT_TEXT, flaw_of
+from fermion.domain.unstorable import NOT_TEXT, TOO_LARGE, flaw_of, is_too_large
 from fermion.errors import RequestRefused
 
 MAX_NODES: Final = 1024
@@ -34,7 +34,6 @@ MAX_DURATION: Final = timedelta(days=30)
 MAX_DATASETS: Final = 16
 MAX_HYPERPARAMETERS: Final = 200
 MAX_HYPERPARAMETERS_BYTES: Final = 64 * 1024
-MAX_INTEGER: Final = 2**63 - 1
 _MAX_UNKNOWN_KEYS: Final = 20
 
 # Canonical name, then the other names that mean the same.
@@ -470,8 +469,8 @@ def _json_of(text: str) -> object:
 
 def _shown(value: object) -> str:
     """A value as it may stand in a message: never long."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
-        return "a number of more than 18 digits"
+    if isinstance(value, int) and is_too_large(value):
+        return TOO_LARGE
     if isinstance(value, str | int | float | bool) or value is None:
         text = repr(value[:61] if isinstance(value, str) else value)
         return text if len(text) <= 64 else f"{text[:60]}…{text[0]}"
@@ -599,7 +598,7 @@ def _value_problem(value: object) -> tuple[str, str, str] | None:
         return flaw_of(value)
     if isinstance(value, int):
         fix = "Write it as a string or as a floating point number."
-        return None if abs(value) <= MAX_INTEGER else ("too_large", f"it is {_shown(value)}.", fix)
+        return ("too_large", f"it is {TOO_LARGE}.", fix) if is_too_large(value) else None
     if value is None:
         return "missing", "it is null.", "Leave it out, or give it a value."
     fix = 'Hyperparameters are flat: write "model.depth": 3 instead of nesting.'

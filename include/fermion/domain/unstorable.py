@@ -14,6 +14,10 @@ from collections.abc import Iterator, Mapping
 from fermion.domain.problems import Problem
 
 MAX_NUMBER = 2**63 - 1
+"""The most that a number may be, and its negative the least. Of whole numbers this holds for every request. Of floats it holds
+where an engine's database reads them (``problems_of``): what the platform itself keeps of a spec, it writes as text."""
+
+TOO_LARGE = "a number of more than 18 digits"
 
 MOST_NAMED = 20
 """How many places of one request are named."""
@@ -32,6 +36,11 @@ def flaw_of(value: str | float) -> tuple[str, str, str] | None:
     return None if math.isfinite(value) else ("not_finite", f"{value} is not a finite number.", fix)
 
 
+def is_too_large(value: float) -> bool:
+    """Whether a number is outside the limits; a whole number of any length is compared exactly."""
+    return abs(value) > MAX_NUMBER
+
+
 def problems_of(value: object) -> list[Problem]:
     """The first places in a value that could not be kept; empty when all of it can be."""
     found: list[Problem] = []
@@ -45,8 +54,8 @@ def problems_of(value: object) -> list[Problem]:
 def _found(value: object, path: str) -> Iterator[Problem]:
     if isinstance(value, str | float) and (flaw := flaw_of(value)) is not None:
         yield _problem(path, *flaw)
-    elif isinstance(value, int | float) and abs(value) > MAX_NUMBER:
-        yield _problem(path, "too_large", "it is a number of more than 18 digits.", "Write it as a string.")
+    elif isinstance(value, int | float) and is_too_large(value):
+        yield _problem(path, "too_large", f"it is {TOO_LARGE}.", "Write it as a string.")
     elif isinstance(value, list):
         for index, item in enumerate(value):
             yield from _found(item, f"{path}.{index}")

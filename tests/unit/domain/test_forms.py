@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from builders import make_spec
 from fermion.adapters.memory.jsonlike import as_jsonb
 from fermion.domain.forms import to_form
-from fermion.domain.request import MAX_DURATION, MAX_INTEGER, parse_request, same_request
+from fermion.domain.request import MAX_DURATION, parse_request, same_request
+from fermion.domain.unstorable import MAX_NUMBER
 
 DURATIONS = st.none() | st.timedeltas(min_value=timedelta(seconds=1), max_value=MAX_DURATION)
 VALUES = (
     st.floats(allow_nan=False, allow_infinity=False)
-    | st.integers(-MAX_INTEGER, MAX_INTEGER)
+    | st.integers(-MAX_NUMBER, MAX_NUMBER)
     | st.booleans()
     | st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=5)
 )
