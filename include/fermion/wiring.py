@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fermion.ports import Clock, Driver, EngineUpkeep, Inference, Measurements, ModelCache, ModelRepository, Runs
     from fermion.settings import DataSettings, ModelsSettings, Settings
 
-__all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs", "preload"]
+__all__ = ["LocalPlatform", "build", "local_platform", "migrate", "open_runs", "preload", "router_command"]
 
 
 Secrets = Callable[[str], tuple[str, str] | None]
@@ -284,6 +284,14 @@ def migrate(database_url: str) -> str:
     from fermion.adapters.sql import migrate as run
 
     return run(database_url)
+
+
+def router_command(settings: Settings, *, host: str, port: int, log: Path) -> list[str]:
+    """What has to be executed to be this installation's router, where no supervisor of ours does it. Its files are prepared."""
+    from fermion.adapters.envoy import bootstrap
+
+    bootstrap.prepare(settings.router_dir, port=port, host=host, log=log, scrape_port=settings.metrics.scrape_port)
+    return bootstrap.command(settings.router_dir)
 
 
 def local_platform(environ: Mapping[str, str]) -> LocalPlatform:

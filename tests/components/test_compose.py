@@ -1,20 +1,24 @@
-"""docker-compose.yml for real: built, up, a model trained, down, up, nothing lost; killed in parts; given wrong secrets.
+"""docker-compose.yml for real: built, up, a model trained, down, up, nothing lost; killed in parts; served; wrong secrets.
 
 One platform; the tests go through its life in order.
 """
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -22,12 +26,17 @@ sys.path[:0] = [str(HERE), str(HERE / "compose")]
 
 import engine as engines  # noqa: E402
 import missing  # noqa: E402
-from composed import COMPONENTS, SERVICES, STATE, Composed, wait_until  # noqa: E402
+from composed import COMPONENTS, RESTART_WITHIN_S, ROOT, SERVICES, STATE, Composed, wait_until  # noqa: E402
 
 # The first run builds compose, and fetches the packages of the images.
 pytestmark = [pytest.mark.components, pytest.mark.timeout(1500)]
 
 DIGITS = "include/examples/digits/job.yaml"
+SERVICE = "include/examples/digits/service.yaml"
+LIVING = ("scheduler", "triggerer", "router")
+"""Whose processes and network are the machine's."""
+
+READY = "/digits/v2/models/digits/ready"
 
 
 @dataclass
@@ -188,7 +197,7 @@ def check_all_is_well(platform: Composed, *, models: int) -> None:
 
 
 def test_a_training_does_not_notice_that_everything_around_it_crashes(platform: Composed) -> None:
-    around = ("postgres", "api-server", "dag-processor", "triggerer")
+    around = ("postgres", "api-server", "dag-processor", "triggerer", "router")
     job_id = platform.fermion("train", "--spec", "-", spec=sleeper(seconds=25))["id"]
     wait_for_epoch(platform, job_id)
     platform.kill(*around)
@@ -252,12 +261,159 @@ def wait_for_end(platform: Composed, job_id: str) -> dict[str, Any]:
     return found
 
 
+# --- serving ---
+
+
+def test_a_model_is_served_on_the_published_port(platform: Composed) -> None:
+    deployed = platform.fermion("deploy", "--spec", SERVICE, "--wait", "--timeout", "300", within_s=330)
+
+    assert (deployed["serves"], deployed["model_path"]) == (True, "digits/2"), deployed["message"]
+    assert platform.fermion("service", "digits")["endpoint"] == f"http://127.0.0.1:{platform.router_port}/digits"
+    pixels, digits = samples(100)
+    assert [read == digit for read, digit in zip(predicted(platform, pixels), digits, strict=True)].count(False) < 10
+    assert platform.ask("/nobody").status_code == 404
+
+
+def test_of_their_network_only_the_services_port_is_published(platform: Composed) -> None:
+    place = {"HostIp": "127.0.0.1", "HostPort": str(platform.router_port)}
+
+    assert platform.container("machine")["NetworkSettings"]["Ports"] == {f"{platform.router_port}/tcp": [place]}
+    assert [name for name in LIVING if platform.container(name)["NetworkSettings"]["Ports"]] == []
+    assert ("0.0.0.0", platform.router_port) in platform.listening("machine")
+    networks = {os.readlink(f"/proc/{platform.pid(name)}/ns/net") for name in (*LIVING, "machine")}
+    assert len(networks) == 1
+
+
+def test_the_router_is_given_no_secret(platform: Composed) -> None:
+    held = Path(f"/proc/{platform.pid('router')}/environ").read_bytes().decode()
+
+    assert [name for name, content in secrets(platform).items() if content in held] == []
+    assert [each for each in platform.container("router")["Mounts"] if "/run/secrets" in each["Destination"]] == []
+
+
+def test_a_service_does_not_notice_that_scheduler_and_triggerer_crash(platform: Composed) -> None:
+    service = platform.fermion("service", "digits")
+    killed = {name: platform.program(name) for name in ("scheduler", "triggerer")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    seen = asked_until(
+        platform, lambda: all(platform.program(name) not in {pid, platform.pid(name)} for name, pid in killed.items())
+    )
+    for name in killed:
+        platform.wait_for_check(name, passes=True)
+
+    assert set(seen) == {200}, seen
+    assert instances(platform) == [(each["name"], each["starts"]) for each in service["instances"]]
+
+
+def test_a_router_that_restarts_goes_on_from_what_it_was_told_last(platform: Composed) -> None:
+    before = instances(platform)
+    platform.compose("restart", "router")
+
+    wait_until(lambda: is_served(platform), "the service after the router's restart", within_s=20)
+    assert instances(platform) == before
+    kept = platform.compose("exec", "-T", "router", "cat", f"{STATE}/logs/router.log").splitlines()
+    printed = platform.compose("logs", "--no-log-prefix", "router").splitlines()
+    assert kept, "Envoy has a word at every start"
+    assert set(kept) <= set(printed)
+
+
+def test_a_router_that_lost_everything_is_told_again_from_the_database(platform: Composed) -> None:
+    platform.compose("stop", "router")
+    platform.compose("exec", "-T", "scheduler", "rm", "-r", f"{STATE}/router")
+    platform.compose("start", "router")
+
+    wait_until(lambda: is_served(platform), "the service that a new router was told of")
+
+
+def test_a_service_whose_containers_restart_gets_new_servers(platform: Composed) -> None:
+    before = platform.fermion("service", "digits")
+    platform.compose("restart", "scheduler", "triggerer")
+
+    check_it_serves_again(platform, before)
+
+
+def test_after_down_and_up_services_are_there_again(platform: Composed) -> None:
+    before = platform.fermion("service", "digits")
+    platform.down()
+    platform.up()
+
+    check_it_serves_again(platform, before)
+
+
+def test_a_machine_that_restarts_takes_its_containers_along(platform: Composed) -> None:
+    before = platform.fermion("service", "digits")
+    platform.compose("restart", "machine")
+    for service in LIVING:
+        platform.wait_for_check(service, passes=True)
+
+    check_it_serves_again(platform, before)
+
+
+def test_a_service_that_is_closed_leaves_nothing(platform: Composed) -> None:
+    platform.fermion("close", "digits")
+
+    wait_until(lambda: platform.ask("/digits").status_code == 404, "the service's end", within_s=RESTART_WITHIN_S)
+    check_all_is_well(platform, models=2)
+
+
+def check_it_serves_again(platform: Composed, before: dict[str, Any]) -> None:
+    """Another server, the same service and revision; one GPU is held, by the new one."""
+    wait_until(lambda: is_served(platform), "the service with another server", within_s=RESTART_WITHIN_S)
+    after = platform.fermion("service", "digits")
+    assert [each["name"] for each in after["instances"]] != [each["name"] for each in before["instances"]]
+    kept = ("id", "model_path", "endpoint", "weights", "revisions")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    doctor = wait_until(lambda: (said := platform.fermion("doctor"))["ok"] and said, "a healthy doctor")
+    assert (doctor["open_leases"], doctor["leaked_gpu_seconds"], doctor["orphans"]) == (1, 0, [])
+
+
+def is_served(platform: Composed) -> bool:
+    return platform.ask(READY).status_code == 200
+
+
+def asked_until(platform: Composed, is_true: Callable[[], bool]) -> Counter[int]:
+    """Answers to a client that asks until something comes true; 0 stands for none."""
+    seen: Counter[int] = Counter()
+
+    def ask() -> bool:
+        try:
+            seen[platform.ask(READY).status_code] += 1
+        except httpx.HTTPError:
+            seen[0] += 1
+        return is_true()
+
+    wait_until(ask, "what the clients wait for")
+    return seen
+
+
+def instances(platform: Composed) -> list[tuple[str, int]]:
+    """The service's model servers, and how often each was started."""
+    return [(each["name"], each["starts"]) for each in platform.fermion("service", "digits")["instances"]]
+
+
+def predicted(platform: Composed, pixels: list[list[float]]) -> list[int]:
+    """What the service reads in these images, asked by a client on this machine."""
+    given = {"name": "pixels", "shape": [len(pixels), 64], "datatype": "FP64", "data": pixels}
+    answer = platform.ask("/digits/v2/models/digits/infer", {"inputs": [given]})
+    assert answer.status_code == 200, answer.text
+    found: list[int] = next(each["data"] for each in answer.json()["outputs"] if each["name"] == "digit")
+    return found
+
+
+def samples(count: int) -> tuple[list[list[float]], list[int]]:
+    """Images of the example and what they show."""
+    with gzip.open(ROOT / "include/examples/digits/data/digits.csv.gz", "rt", encoding="utf-8") as file:
+        rows = [[int(value) for value in row] for row in list(csv.reader(file))[1 : count + 1]]
+    return [[value / 16 for value in row[:-1]] for row in rows], [row[-1] for row in rows]
+
+
 # --- what is wrong is said ---
 
 
 def test_a_component_that_hangs_is_not_called_healthy(platform: Composed) -> None:
-    hung = ("scheduler", "dag-processor", "triggerer")
-    assert all(platform.passes_its_check(service) for service in COMPONENTS)
+    hung = ("scheduler", "dag-processor", "triggerer", "router")
+    assert all(platform.passes_its_check(service) for service in (*COMPONENTS, "router"))
     pids = [platform.program(service) for service in hung]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,9 @@ BUILD_WITHIN_S = 900
 PATIENCE_S = 90.0
 RESTART_WITHIN_S = 180.0
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-SERVICES = ("postgres", "machine", *COMPONENTS)
+SERVICES = ("postgres", "machine", "router", *COMPONENTS)
+KEEPERS = (b"keep.py", b"router.py")
+"""Main processes whose child is the program."""
 
 
 def wait_until(is_true: Callable[[], Any], what: str, *, within_s: float = PATIENCE_S) -> Any:
@@ -54,9 +57,10 @@ class Composed:
     environ: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        with socket.socket() as pages, socket.socket() as services:
+            for probe in (pages, services):
+                probe.bind(("127.0.0.1", 0))
+            self.port, self.router_port = (int(probe.getsockname()[1]) for probe in (pages, services))
         self.secrets = self.folder / "secrets"
         self.environ = {
             **self.engine.environ,
@@ -65,6 +69,7 @@ class Composed:
             "COMPOSE_PROGRESS": "plain",
             "FERMION_TAG": "test",
             "FERMION_PORT": str(self.port),
+            "FERMION_ROUTER_PORT": str(self.router_port),
             "FERMION_SECRETS": str(self.secrets),
         }
         made = subprocess.run(
@@ -142,8 +147,18 @@ class Composed:
         """The process id of the service's program: the main process, or what this one keeps running."""
         main = self.pid(service)
         kept = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="utf-8").split()
-        is_keeper = b"keep.py" in Path(f"/proc/{main}/cmdline").read_bytes()
-        return int(kept[0]) if is_keeper and kept else main
+        command = Path(f"/proc/{main}/cmdline").read_bytes()
+        return int(kept[0]) if kept and any(keeper in command for keeper in KEEPERS) else main
+
+    def listening(self, service: str) -> set[tuple[str, int]]:
+        """Addresses and ports that somebody listens on in the service's network."""
+        found = set()
+        for line in Path(f"/proc/{self.pid(service)}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            host, port = local.split(":")
+            if state == "0A":
+                found.add((socket.inet_ntoa(int(host, 16).to_bytes(4, sys.byteorder)), int(port, 16)))
+        return found
 
     def kill(self, *services: str) -> None:
         """``kill -9`` of the main processes, as a crash would; the engine does not take it for our wish."""
@@ -178,6 +193,11 @@ class Composed:
         )
         assert done.returncode == 0, f"fermion {words} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
+
+    def ask(self, path: str, body: Mapping[str, object] | None = None) -> httpx.Response:
+        """What a client on this machine gets on the services' published port."""
+        url = f"http://127.0.0.1:{self.router_port}{path}"
+        return httpx.request("POST" if body else "GET", url, json=body, timeout=10, trust_env=False)
 
     def is_serving(self) -> bool:
         """Whether the pages answer on the published port."""
