@@ -18,7 +18,8 @@ job has pinned. The log says what was freed. Published models, jobs, leases and 
 with DAG(
     dag_id="keep_house",
     # Not at once on a fresh installation: it has nothing to forget, and its owner is looking at something else.
-    schedule=CronTriggerTimetable("17 3 * * *", timezone="UTC", run_immediately=False),
+    # False would make up for a time that passed within the last tenth of a day (_calc_first_run of Airflow's timetable).
+    schedule=CronTriggerTimetable("17 3 * * *", timezone="UTC", run_immediately=timedelta(0)),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
