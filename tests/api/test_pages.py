@@ -178,6 +178,14 @@ def test_a_models_page_escapes_whatever_the_training_named() -> None:
     assert "resumed_from" not in page
 
 
+def test_a_models_page_shows_the_entrypoint_as_the_command_line_that_it_was() -> None:
+    version = ModelVersion(
+        model="digits", number=1, checksum="sha256:ab", uri="file:///models", created_at=NOW, files=(), metrics={},
+        lineage={"entrypoint": ["python", "train.py", "--name", "two words"]},
+    )  # fmt: skip
+    assert "<td>python train.py --name &#x27;two words&#x27;</td>" in page_of(version, prefix="/fermion")
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [

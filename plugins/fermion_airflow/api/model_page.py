@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from shlex import join
 
 from fermion.domain.artifacts import ModelVersion
 from fermion.domain.counting import counted
@@ -33,7 +34,7 @@ def page_of(version: ModelVersion, *, prefix: str) -> str:
         _table(facts),
         *_links(version, prefix),
         *_section("Metrics", [(name, f"{value:g}") for name, value in version.metrics.items()]),
-        *_section("Made from", list(_flat(version.lineage))),
+        *_section("Made from", list(_flat(_as_written(version.lineage)))),
         *_section(
             "Files", [(file.path, f"{counted(file.size, 'byte')}, sha256 {file.sha256}") for file in version.files]
         ),
@@ -59,6 +60,12 @@ def _section(title: str, rows: Sequence[Row]) -> Iterator[str]:
 def _table(rows: Sequence[Row]) -> str:
     made = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return f"<table>{made}</table>"
+
+
+def _as_written(lineage: Mapping[str, object]) -> Mapping[str, object]:
+    """The lineage with its entrypoint as the command line that it was."""
+    words = lineage.get("entrypoint")
+    return {**lineage, "entrypoint": join(map(str, words))} if isinstance(words, list | tuple) else lineage
 
 
 def _flat(values: Mapping[str, object], under: str = "") -> Iterator[Row]:
