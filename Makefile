@@ -52,7 +52,7 @@ test-components: setup ## tests against real servers (see docs/operations.md for
 	$(PYTEST) tests/components
 
 test-e2e: setup ## whole trainings on a live platform
-	$(PYTEST) tests/e2e --ignore=tests/e2e/test_kill_matrix.py
+	$(PYTEST) tests/e2e
 
 kill-matrix: setup ## kill one thing after the other and see what happens; SMOKE=1 for five rows
 	$(BIN)/python -m tests.e2e.kill_matrix $(if $(SMOKE),--smoke)
