@@ -6,6 +6,7 @@ Every wait is bounded; after each test no process of its location root is left.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -22,12 +23,14 @@ from pathlib import Path
 import pytest
 from replicas_contract import ReplicasContract, grant
 
+from fermion.adapters.files.placing import PLACED_AT
 from fermion.adapters.local_platform.layout import Layout as PlatformLayout
 from fermion.adapters.local_platform.processes import find
 from fermion.adapters.process import runner
 from fermion.adapters.process.nodes import DeviceUse, ProcessNodes
 from fermion.adapters.process.replicas import ProcessReplicas
 from fermion.adapters.process.workloads import ProcessWorkloads
+from fermion.domain.artifacts import FileEntry
 from fermion.domain.leases import Slice
 from fermion.domain.serving.replicas import (
     Probe,
@@ -317,6 +320,64 @@ def test_a_killed_server_is_executed_again_at_once_and_soon_ready(
     record_property("seconds", {"cold": cold_s, "restart": restarts, "ready": readies})
     assert restarts[0] < 1  # the second waits for its backoff
     assert readies[0] < 1.5 * cold_s + 0.5
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> FileEntry:
+    """A model's file where the bench's servers are told that their model lies, as a cache places it."""
+    file = tmp_path / "model" / "weights.bin"
+    file.parent.mkdir()
+    put(file, b"as published")
+    return FileEntry(path=file.name, size=12, sha256=hashlib.sha256(b"as published").hexdigest())
+
+
+def put(file: Path, content: bytes) -> None:
+    """One rename, as the cache puts a file right."""
+    draft = file.with_suffix(".draft")
+    draft.write_bytes(content)
+    os.utime(draft, (PLACED_AT, PLACED_AT))
+    draft.rename(file)
+
+
+def test_a_server_is_not_started_again_from_a_changed_file_and_is_once_that_is_put_right(
+    bench: ProcessBench, placed: FileEntry
+) -> None:
+    name = bench.run(model_files=(placed,))
+    bench.until(name, ReplicaState.READY)
+    file = bench.root / "model" / placed.path
+    file.write_bytes(b"AS published")
+    assert bench.replicas.look(name).state is ReplicaState.READY, "a running server goes on"
+
+    os.kill(bench.pid(name), signal.SIGKILL)
+    seen = bench.until(name, ReplicaState.BACKING_OFF, starts=2)
+    assert seen.last_exit is not None
+    assert seen.last_exit.cause is ExitCause.NEVER_STARTED
+    assert "file 'weights.bin' of its model is not what was published" in seen.detail
+
+    put(file, b"as published")
+    bench.until(name, ReplicaState.READY, starts=3)
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "a link"])
+def test_a_server_that_waited_for_its_grant_is_not_started_from_other_files(
+    bench: ProcessBench, placed: FileEntry, change: str
+) -> None:
+    bench.replicas.prepare(bench.spec(model_files=(placed,)))
+    file = bench.root / "model" / placed.path
+    if change == "longer":
+        put(file, b"as published, and more")
+    else:
+        file.unlink()
+    if change == "a link":
+        (bench.root / "elsewhere").write_bytes(b"as published")
+        file.symlink_to(bench.root / "elsewhere")
+    bench.replicas.resume(NAME, grant())
+    assert "not what was published" in bench.until(NAME, ReplicaState.BACKING_OFF).detail
+
+
+def test_a_file_that_was_only_touched_is_read_and_served(bench: ProcessBench, placed: FileEntry) -> None:
+    os.utime(bench.root / "model" / placed.path)
+    bench.until(bench.run(model_files=(placed,)), ReplicaState.READY)
 
 
 def test_a_killed_runner_is_followed_by_another_one_with_the_same_grant(bench: ProcessBench) -> None:

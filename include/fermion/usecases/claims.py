@@ -14,7 +14,7 @@ from fermion.domain.admission import Grant, Round
 from fermion.domain.leases import TERM, HolderKind, Lease
 from fermion.domain.line import Waiting
 from fermion.domain.pools import Pool
-from fermion.domain.reasons import Explanation
+from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.records import Event
 from fermion.domain.serving.services import Capacity, Replica, ReplicaPhase, Revision, Service, move_replica
 from fermion.domain.workloads import Grant as Leave
@@ -102,11 +102,13 @@ def grant_claims(
 def tell_claims(
     tx: Transaction, claims: Mapping[str, Claim], reasons: Mapping[str, Explanation], now: datetime
 ) -> list[tuple[str, Explanation]]:
-    """Store why replicas wait, where that changed; those told, by name."""
+    """Store why replicas wait, where that changed; those told, by name. Why one cannot be staged tells more than its place."""
     told = []
     for name, why in reasons.items():
         row = claims[name].row
         if row.explanation.reason is why.reason and row.explanation.numbers.get("position") is not None:
+            continue
+        if row.explanation.reason is Reason.STAGING_FAILED and why.reason is Reason.STAGING:
             continue
         if tx.replicas.save(replace(row, explanation=why, changed_at=now)) is not None:
             told.append((name, why))

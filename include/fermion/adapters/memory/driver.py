@@ -263,6 +263,10 @@ class MemoryModelCache:
         """A lever: somebody changed its files."""
         self._spoilt.add(checksum)
 
+    def restore(self, checksum: str) -> None:
+        """A lever: they are as they were."""
+        self._spoilt.discard(checksum)
+
 
 class MemoryDriver:
     """One cluster. ``line.cut()`` makes all of it unreachable; what runs there goes on."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from fermion.adapters.files.placing import PLACED_AT
 from fermion.adapters.process import folders, logs, runner
 from fermion.adapters.process.layout import Layout, checked_name, visible
 from fermion.adapters.process.marks import LOCATION_MARK, WORKLOAD_MARK, Marked
@@ -245,6 +246,7 @@ def order_of(spec: ReplicaSpec, folder: Path, location_id: str, *, claims: Path)
         "env": environment_of(replace(spec, environment=environment), folder, location_id),
         "ports": list(spec.ports),
         "claims": str(claims),
+        "sealed": _sealed(spec),
         "probes": {name: probe and _probe_order(probe, told) for name, probe in probes.items()},
         "log": spec.log,
         "log_limit": spec.log_limit,
@@ -270,6 +272,11 @@ def environment_of(spec: ReplicaSpec, folder: Path, location_id: str) -> dict[st
         "FERMION_MODEL_VERSION": str(spec.model_version),
     }
     return {**image_environment(spec.image, folder), **spec.environment, **own}
+
+
+def _sealed(spec: ReplicaSpec) -> dict[str, Any]:
+    files = [[entry.path, entry.size, entry.sha256] for entry in spec.model_files]
+    return {"folder": spec.model, "placed_at": PLACED_AT, "files": files}
 
 
 def _probe_order(probe: Probe, told: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from fermion.domain.artifacts import FileEntry
 from fermion.domain.serving.routing import Endpoint
 from fermion.domain.workloads import ExitRecord, Usage
 
@@ -73,7 +74,8 @@ class ReplicaSpec:
     ``{port:NAME}`` for each of ``ports`` (``http``, ``grpc``), ``{model_dir}``, ``{model_name}`` and ``{model_version}``;
     the same are in its environment (``PORT``, ``GRPC_PORT``, ``FERMION_MODEL_DIR``, …). ``cpus`` are cores, ``drain``
     is how long it may take to end after TERM. ``backoff`` is the first pause between two starts of a process that ended
-    within ``settled``; it doubles up to ``backoff_limit``.
+    within ``settled``; it doubles up to ``backoff_limit``. ``model_files`` is what was published: no process is started
+    while a file in ``model`` was changed since it was placed there and has other content.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ReplicaSpec:
     model_version: int
     argv: tuple[str, ...]
     log: str
+    model_files: tuple[FileEntry, ...] = ()
     ports: tuple[str, ...] = ("http",)
     probes: Probes = Probes()
     environment: Mapping[str, str] = field(default_factory=dict)

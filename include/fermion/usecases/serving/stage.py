@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
+from fermion.domain.artifacts import FileEntry
 from fermion.domain.reasons import Explanation, Reason
 from fermion.domain.serving import engines
 from fermion.domain.serving.replicas import ReplicaSpec
@@ -13,6 +15,17 @@ from fermion.ports import Driver
 from fermion.usecases.context import Context
 from fermion.usecases.serving.giving_up import let_go
 from fermion.usecases.serving.writing import load_revision, write_revision
+
+MAKING = Explanation(Reason.STAGING, "Its workload is being made.")
+
+
+class Locations(NamedTuple):
+    """What a revision's servers run from; ``model_files`` as they were published."""
+
+    image: str
+    model: str
+    code: str
+    model_files: tuple[FileEntry, ...]
 
 
 def stage(ctx: Context, service_id: str, number: int) -> Revision:
@@ -39,8 +52,8 @@ def stage(ctx: Context, service_id: str, number: int) -> Revision:
     return revision
 
 
-def locations_of(ctx: Context, driver: Driver, revision: Revision) -> tuple[str, str, str]:
-    """Where its image, model and code lie on the cluster; fetched where they are missing.
+def locations_of(ctx: Context, driver: Driver, revision: Revision) -> Locations:
+    """Where its image, model and code lie on the cluster; fetched where they are missing, put right where they changed.
 
     Raises:
         OutsideBroken: the model version is gone, or is not what was pinned.
@@ -57,20 +70,21 @@ def locations_of(ctx: Context, driver: Driver, revision: Revision) -> tuple[str,
     image = driver.images.pull(spec.image, pins.image_digest)
     model = driver.models.stage(version)
     code = driver.code.checkout(spec.repository, pins.commit) if spec.repository and pins.commit else model
-    return image, model, code
+    return Locations(image, model, code, version.files)
 
 
 def describe(ctx: Context, driver: Driver, revision: Revision, row: Replica) -> ReplicaSpec:
     """The workload of one replica."""
     spec = revision.spec
-    image, model, code = locations_of(ctx, driver, revision)
+    there = locations_of(ctx, driver, revision)
     return ReplicaSpec(
         name=row.name,
         revision=revision.id,
         service=spec.name,
-        image=image,
-        code=code,
-        model=model,
+        image=there.image,
+        code=there.code,
+        model=there.model,
+        model_files=there.model_files,
         model_name=spec.name,
         model_version=revision.pins.model_version,
         argv=engines.argv_of(spec),
@@ -95,4 +109,5 @@ def prepare(ctx: Context, driver: Driver, revision: Revision, row: Replica) -> R
     if row.prepared_at is not None:
         return row
     with ctx.store.begin() as tx:
-        return tx.replicas.save(replace(row, prepared_at=ctx.clock.now()))
+        prepared = replace(row, explanation=MAKING, prepared_at=ctx.clock.now())
+        return tx.replicas.save(prepared)

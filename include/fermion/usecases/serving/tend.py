@@ -26,6 +26,7 @@ from fermion.domain.serving.services import (
     RevisionPhase,
     Service,
 )
+from fermion.domain.workloads import ExitCause
 from fermion.errors import FermionError
 from fermion.ports import Driver, Transaction
 from fermion.usecases.admit import admit_safely, leave_of
@@ -33,7 +34,7 @@ from fermion.usecases.claims import lease_id
 from fermion.usecases.context import Context
 from fermion.usecases.moving import PLATFORM
 from fermion.usecases.serving import routes
-from fermion.usecases.serving.stage import prepare
+from fermion.usecases.serving.stage import MAKING, locations_of, prepare
 from fermion.usecases.serving.steer import Steering
 from fermion.usecases.serving.writing import write_replica, write_revision, write_service
 
@@ -100,6 +101,9 @@ class ServiceTender:
         for row in state.rows:
             if row.prepared_at is not None:
                 state.seen[row.name] = self._look(state, row, pools)
+        for row in state.rows:
+            if row.phase is ReplicaPhase.HOLDING and _could_not_start(state.seen.get(row.name)):
+                self._safely(f"files of {row.name}", partial(self._put_right, state, row))
         for service in list(state.services.values()):
             self._safely(service.name, partial(self._steer, state, service))
         routed = self._route(cluster, state)
@@ -211,7 +215,7 @@ class ServiceTender:
         """Carry one step out. Each may be repeated: whoever comes next finds what a killed one left."""
         replicas = state.driver.replicas
         if step.due is Due.PREPARE:
-            prepare(self.ctx, state.driver, revision, row)
+            self._safely(f"replica {row.name}", partial(self._prepare, state.driver, revision, row))
         elif step.due is Due.GIVE_UP:
             if self._move(row, ReplicaPhase.ENDED, Reason.NOT_WANTED, step.why) is not None:
                 replicas.remove(row.name)
@@ -225,6 +229,30 @@ class ServiceTender:
                 replicas.stop(row.name, grace=fleet.DRAIN_MOST, why=step.why)
         else:
             self._close(state, row, step.why)
+
+    def _prepare(self, driver: Driver, revision: Revision, row: Replica) -> None:
+        """What keeps it from being made stands in its row, and keeps nothing else of the service from being done."""
+        try:
+            prepare(self.ctx, driver, revision, row)
+        except FermionError as error:
+            self._explain(row, Explanation(Reason.STAGING_FAILED, error.message))
+            raise
+
+    def _put_right(self, state: State, row: Replica) -> None:
+        """Its server could not be executed: if its files were changed, they are fetched again before the next start."""
+        revision = next(each for each in state.revisions if each.id == row.revision)
+        try:
+            locations_of(self.ctx, state.driver, revision)
+        except FermionError as error:
+            self._explain(row, Explanation(Reason.STAGING_FAILED, error.message))
+            raise
+        if row.explanation.reason is Reason.STAGING_FAILED:
+            self._explain(row, Explanation(Reason.STAGING, "Its files are there again; its server is started again."))
+
+    def _explain(self, row: Replica, why: Explanation) -> None:
+        if row.explanation != why:
+            with self.ctx.store.begin() as tx:
+                tx.replicas.save(replace(row, explanation=why))
 
     def _move(self, row: Replica, to: ReplicaPhase, reason: Reason, message: str) -> Replica | None:
         with self.ctx.store.begin() as tx:
@@ -267,7 +295,7 @@ class ServiceTender:
                         number=revision.replica_count + place,
                         pool=service.pool,
                         phase=ReplicaPhase.WAITING,
-                        explanation=Explanation(Reason.STAGING, "Its workload is being made."),
+                        explanation=MAKING,
                         queued_at=now,
                         changed_at=now,
                     )
@@ -282,6 +310,12 @@ class ServiceTender:
         to = RevisionPhase.FAILED if revision.failed else RevisionPhase.RETIRED
         with self.ctx.store.begin() as tx:
             write_revision(self.ctx, tx, revision, to, revision.explanation)
+
+
+def _could_not_start(seen: ReplicaSeen | None) -> bool:
+    if seen is None or seen.state is not ReplicaState.BACKING_OFF or seen.last_exit is None:
+        return False
+    return seen.last_exit.cause is ExitCause.NEVER_STARTED
 
 
 def _drains(rows: Sequence[Replica]) -> bool:

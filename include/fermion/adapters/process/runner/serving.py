@@ -24,6 +24,7 @@ from .memory import WATCH_S, Memory
 from .output import LogFile, Output
 from .probes import Probing
 from .processes import end_descendants, identity, reap
+from .sealed import check
 
 RUNNER_DIED = "its runner was killed, and everything under it was ended"
 
@@ -167,6 +168,7 @@ class Serving(Keeper):
         return server
 
     def _execute(self, memory: Memory, cpu: Cpu, began: float) -> Server:
+        check(self.order.get("sealed"), self.beat)
         env = device_environment(self.order["env"], self._grant["devices"], declared=self._grant["declared"])
         env = {name: filled(value, self._ports) for name, value in env.items()}
         env.update(port_environment(self._ports))
