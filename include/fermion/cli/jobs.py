@@ -196,14 +196,16 @@ def logs(
 ) -> None:
     """Print a job's output."""
     with session(as_json) as here:
-        from fermion.usecases.logs import log_of
+        from fermion.usecases.logs import log_of, why_missing
 
         wait = partial(time.sleep, LOOK_AGAIN_S) if follow else None
         pieces = log_of(here.platform, job_id, attempt=attempt, until_more=wait)
         if as_json:
-            print_json(_log_payload(job_id, list(pieces)))
+            read = list(pieces)
+            missing = None if read else why_missing(here.platform, job_id, attempt=attempt)
+            print_json({**_log_payload(job_id, read), "missing": missing})
         else:
-            _print_log(here, job_id, pieces)
+            _print_log(here, job_id, pieces, attempt)
 
 
 def _log_payload(job_id: str, pieces: Sequence[Piece]) -> dict[str, object]:
@@ -212,8 +214,9 @@ def _log_payload(job_id: str, pieces: Sequence[Piece]) -> dict[str, object]:
     return {"job": job_id, "attempts": attempts, "log": log, "bytes": len(log.encode())}
 
 
-def _print_log(here: Session, job_id: str, pieces: Iterator[Piece]) -> None:
+def _print_log(here: Session, job_id: str, pieces: Iterator[Piece], attempt: int | None) -> None:
     """Nothing but the output goes to standard output; what there is to say about it does not."""
+    from fermion.usecases.logs import why_missing
     from fermion.usecases.queries import job_by_id
 
     found = job_by_id(here.platform, job_id)
@@ -229,7 +232,8 @@ def _print_log(here: Session, job_id: str, pieces: Iterator[Piece]) -> None:
             sys.stdout.write(piece.text)
             sys.stdout.flush()
     if last is None and found.started_at is not None:
-        errors.print(f"{job_id} has printed nothing.", markup=False)
+        why = why_missing(here.platform, job_id, attempt=attempt) or f"{job_id} has printed nothing."
+        errors.print(why, markup=False, soft_wrap=True)
 
 
 def stop(job_id: JobId, as_json: Json = False) -> None:

@@ -122,8 +122,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a log: ``text`` and the byte offset to go on from. ``at_end`` means nothing more is there now."""
+    """A piece of a log: ``text`` and the byte offset to go on from. ``at_end`` means nothing more is there now.
+
+    ``is_missing``: there is no log, which is something else than an empty one.
+    """
 
     text: str
     next_offset: int
     at_end: bool
+    is_missing: bool = False

@@ -12,6 +12,7 @@ from fermion.domain.workloads import workload_name
 from fermion.errors import NotFound
 from fermion.usecases.context import Context
 from fermion.usecases.moving import load
+from fermion.usecases.retain import FOLDERS, forgotten_before
 
 PIECE_BYTES = 256 * 1024
 
@@ -41,6 +42,21 @@ def log_of(
             f"job {job_id} has no attempt {attempt}; it has had {counted(job.attempt, 'attempt')}.", what="job"
         )
     return _pieces(ctx, job, attempt or newest, is_named=attempt is not None, until_more=until_more)
+
+
+def why_missing(ctx: Context, job_id: str, *, attempt: int | None = None) -> str | None:
+    """Why there is no log of a job that ran; None where there is one, or it has not run."""
+    job, newest = _look(ctx, job_id)
+    name = workload_name(job.id, attempt or newest)
+    if job.started_at is None or not ctx.driver_of(job.spec.pool).workloads.log(name, limit=1).is_missing:
+        return None
+    with ctx.store.read() as tx:
+        before = forgotten_before(tx, FOLDERS)
+    if job.ended_at is not None and before is not None and job.ended_at < before:
+        return f"The log of {job_id} was deleted by retention; it is kept as long as workloads are."
+    if job.is_final:
+        return f"The log of {job_id} is not there any more; its file or its folder was deleted by hand."
+    return f"The log of {job_id} is not there; its file was deleted, or its training has not begun to write it."
 
 
 def _pieces(

@@ -13,12 +13,13 @@ from fermion.domain.counting import counted
 from fermion.domain.jobs import FINAL, Job, Pins
 from fermion.domain.retention import Freed
 from fermion.errors import FermionError
-from fermion.ports import Driver
+from fermion.ports import Driver, Transaction
 from fermion.usecases.context import Context
 from fermion.usecases.tend import OPEN
 
 log = logging.getLogger(__name__)
 
+FOLDERS = "folders"
 RECORDS = ("events", "decisions", "points")
 PAGE = 200
 SLICE = timedelta(hours=1)
@@ -53,6 +54,12 @@ def retain(ctx: Context, *, dry_run: bool = False) -> Sequence[str]:
     return _each(ctx, steps)
 
 
+def forgotten_before(tx: Transaction, what: str) -> datetime | None:
+    """What ended before then has been forgotten; None where nothing of the kind was yet."""
+    remembered = (tx.records.memory(f"retain:{what}") or {}).get("before")
+    return datetime.fromisoformat(str(remembered)) if remembered else None
+
+
 def _each(ctx: Context, steps: Sequence[Callable[[Context], list[str]]]) -> list[str]:
     done: list[str] = []
     failed: FermionError | None = None
@@ -82,8 +89,7 @@ def _forget_records(ctx: Context) -> list[str]:
 def _slices(ctx: Context, kind: str, end: datetime) -> Iterator[datetime]:
     """Where each slice ends, from where the last time came to until ``end``."""
     with ctx.store.read() as tx:
-        remembered = (tx.records.memory(f"retain:{kind}") or {}).get("before")
-    at = datetime.fromisoformat(str(remembered)) if remembered else end
+        at = forgotten_before(tx, kind) or end
     while (at := at + SLICE) < end:
         yield at
     yield end
@@ -102,7 +108,7 @@ def _forget_folders(ctx: Context) -> list[str]:
         if job.spec.pool.split("/", 1)[0] in ctx.drivers:
             ctx.driver_of(job.spec.pool).space.forget(job.id)
 
-    return _forget_jobs(ctx, "folders", ctx.rules.retention.workloads, forget)
+    return _forget_jobs(ctx, FOLDERS, ctx.rules.retention.workloads, forget)
 
 
 def _forget_reports(ctx: Context) -> list[str]:
@@ -115,9 +121,8 @@ def _forget_jobs(ctx: Context, what: str, age: timedelta | None, forget: Callabl
         return []
     before, key = ctx.clock.now() - age, f"retain:{what}"
     with ctx.store.read() as tx:
-        remembered = (tx.records.memory(key) or {}).get("before")
+        since = forgotten_before(tx, what)
         needed = {job.spec.checkpoint for job in tx.jobs.find(phases=OPEN)}
-    since = datetime.fromisoformat(str(remembered)) if remembered else None
     count, kept = 0, []
     for job in _ended(ctx, since, before):
         if job.id in needed:

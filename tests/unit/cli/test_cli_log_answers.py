@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from installations import Installation
 from fermion.cli import jobs
 from fermion.domain.jobs import Job
 from fermion.domain.workloads import workload_name
+from fermion.usecases.retain import FOLDERS
 from platforms import Platform
 
 
@@ -55,7 +57,7 @@ def test_what_was_printed_so_far_is_answered(installed: Installation, platform: 
 def test_the_log_as_json(installed: Installation, platform: Platform, job: Job) -> None:
     answer = installed.called("logs", job.id, "--json")
     assert answer.code == 0
-    assert answer.document == {"job": job.id, "attempts": [1], "log": "epoch 1\n", "bytes": 8}
+    assert answer.document == {"job": job.id, "attempts": [1], "log": "epoch 1\n", "bytes": 8, "missing": None}
 
 
 @pytest.mark.parametrize("word", ["-f", "--follow"])
@@ -94,6 +96,31 @@ def test_a_job_that_has_printed_nothing_has_an_empty_log(installed: Installation
     answer = installed.called("logs", silent.id)
     assert (answer.code, answer.out, answer.err) == (0, "", f"{silent.id} has printed nothing.\n")
     assert installed.called("logs", silent.id, "--json").document["log"] == ""
+
+
+def test_a_log_that_retention_deleted_is_not_called_empty(
+    installed: Installation, platform: Platform, job: Job
+) -> None:
+    ended = platform.finish(job)
+    platform.driver.workloads.delete_log(workload_name(job.id, 1))
+    by_hand = installed.called("logs", job.id)
+    assert by_hand.err == f"The log of {job.id} is not there any more; its file or its folder was deleted by hand.\n"
+
+    assert ended.ended_at is not None
+    with platform.ctx.store.begin() as tx:
+        before = (ended.ended_at + timedelta(seconds=1)).isoformat()
+        tx.records.put_memory(f"retain:{FOLDERS}", {"before": before}, now=ended.ended_at)
+    answer = installed.called("logs", job.id)
+    told = f"The log of {job.id} was deleted by retention; it is kept as long as workloads are."
+    assert (answer.code, answer.out, answer.err) == (0, "", f"{told}\n")
+    assert installed.called("logs", job.id, "--json").document["missing"] == told
+
+
+def test_a_log_of_a_running_job_that_is_not_there_says_so(
+    installed: Installation, platform: Platform, job: Job
+) -> None:
+    platform.driver.workloads.delete_log(workload_name(job.id, 1))
+    assert "is not there; its file was deleted, or" in installed.called("logs", job.id).err
 
 
 def test_following_goes_on_into_the_next_attempt(

@@ -44,6 +44,7 @@ class MemoryWorkloads:
         self._guard = threading.RLock()
         self._workloads: dict[str, _Workload] = {}
         self._logs: dict[str, bytes] = {}
+        self._deleted: set[str] = set()
         self._reports: dict[str, bytes] = {}
         self._lateness = timedelta(0)
         self._stray = 0
@@ -162,6 +163,8 @@ class MemoryWorkloads:
     def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
         """Offsets are bytes; a character is never cut."""
         self._enter(name)
+        if name in self._deleted:
+            return Chunk("", offset, True, is_missing=True)
         return piece_of(self._logs.get(name, b""), offset, limit)
 
     def progress(self, name: str, *, offset: int = 0, limit: int = 262144) -> Chunk:
@@ -172,6 +175,10 @@ class MemoryWorkloads:
         return piece_up_to(everything, offset, end)
 
     # --- levers -----------------------------------------------------------------------------------------------------
+
+    def delete_log(self, name: str) -> None:
+        """Its log is not there any more."""
+        self._deleted.add(name)
 
     def start_late(self, by: timedelta) -> None:
         """Workloads granted from now on are executed only that long after their grant."""

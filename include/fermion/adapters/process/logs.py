@@ -34,7 +34,10 @@ def read_log(path: Path, *, kept: int, offset: int, limit: int) -> Chunk:
     """
     for _ in range(_TRIES):
         try:
-            return _read(_pieces(path, kept), kept=kept, offset=max(0, offset), limit=max(1, limit))
+            pieces = _pieces(path, kept)
+            if not pieces and not path.exists():
+                return Chunk("", offset, True, is_missing=True)
+            return _read(pieces, kept=kept, offset=max(0, offset), limit=max(1, limit))
         except FileNotFoundError:
             continue
     return Chunk("", offset, True)

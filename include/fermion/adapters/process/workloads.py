@@ -128,7 +128,7 @@ class ProcessWorkloads:
         """A piece of the combined output; offsets are bytes of the stream. Readable after the workload is removed."""
         places = self._runners.places(name)
         if places is None:
-            return Chunk("", offset, True)
+            return Chunk("", offset, True, is_missing=True)
         return logs.read_log(Path(places["log"]), kept=places["log_limit"], offset=offset, limit=limit)
 
     def progress(self, name: str, *, offset: int = 0, limit: int = 262144) -> Chunk:

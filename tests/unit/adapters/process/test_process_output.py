@@ -258,3 +258,10 @@ def test_long_progress_is_read_piece_by_piece(tmp_path: Path) -> None:
             break
 
     assert read == path.read_text()
+
+
+def test_a_log_that_is_not_there_is_told_from_an_empty_one(tmp_path: Path) -> None:
+    path = tmp_path / "train.log"
+    assert logs.read_log(path, kept=LIMIT, offset=0, limit=100).is_missing
+    path.touch()
+    assert not logs.read_log(path, kept=LIMIT, offset=0, limit=100).is_missing
