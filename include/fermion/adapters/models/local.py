@@ -9,7 +9,6 @@ A number is claimed by renaming the finished folder onto it, which the file syst
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ from fermion.adapters.files.placing import (
 from fermion.adapters.files.trees import Found, Tree, copy, hash_file, in_parallel, look
 from fermion.adapters.models.drafts import checked_files
 from fermion.adapters.models.manifest import NAME, Manifest, numbers_among
+from fermion.adapters.models.published import Published, digest_of
 from fermion.domain.artifacts import FileEntry, ModelDraft, ModelVersion
 from fermion.domain.model_names import problems_of
 from fermion.domain.retention import Freed
@@ -41,13 +41,14 @@ from fermion.errors import OutsideBroken, OutsideUnavailable
 _MIB = 1 << 20
 
 
-class LocalModels:
+class LocalModels(Published):
     """Keeps ``ports.ModelRepository`` in the folder ``root``.
 
     ``reserve`` are bytes that must stay free on the disk after a publish.
     """
 
     def __init__(self, root: Path, *, reserve: int = 64 * _MIB) -> None:
+        super().__init__(workers=1)
         self._root = root.absolute()
         self._reserve = reserve
 
@@ -96,7 +97,7 @@ class LocalModels:
 
     @contextmanager
     def _staging(self, key: str) -> Iterator[Path]:
-        name = f"{_digest(key)}-{secrets.token_hex(8)}"
+        name = f"{digest_of(key)}-{secrets.token_hex(8)}"
         make_folder(self._root / ".staging")
         lock = self._root / ".staging" / f"{name}.lock"
         folder = self._root / ".staging" / name
@@ -138,45 +139,12 @@ class LocalModels:
         sync_folder(path.parent)
 
     def _key(self, model: str, key: str) -> Path:
-        return self._root / ".keys" / _digest(f"{model}\0{key}")
-
-    def _look_for(self, model: str, key: str) -> tuple[ModelVersion | None, int]:
-        """The version that the key has, and the newest number up to which that is certain.
-
-        The numbers are listed before the key's note is looked for: a note that is absent now was absent when each of
-        them was claimed. Every later number is looked at when it turns out to be taken.
-        """
-        if problems_of(model):
-            return None, 0
-        numbers = self._numbers(model)
-        newest = numbers[0] if numbers else 0
-        if not self._key(model, key).exists():
-            return None, newest
-        for number in numbers:
-            manifest = self._read(model, number)
-            if manifest is not None and manifest.key == key:
-                return manifest.to_version(self._uri(manifest)), newest
-        return None, newest
+        return self._root / ".keys" / digest_of(f"{model}\0{key}")
 
     # --- reading ---
 
-    def get(self, model: str, number: int) -> ModelVersion | None:
-        """See ``ports.ModelRepository``."""
-        if problems_of(model) or number < 1:
-            return None
-        manifest = self._read(model, number)
-        return manifest.to_version(self._uri(manifest)) if manifest else None
-
-    def versions(self, model: str) -> Sequence[ModelVersion]:
-        """See ``ports.ModelRepository``."""
-        if problems_of(model):
-            return ()
-        found = (self._read(model, number) for number in self._numbers(model))
-        return tuple(manifest.to_version(self._uri(manifest)) for manifest in found if manifest)
-
-    def models(self) -> Sequence[str]:
-        """See ``ports.ModelRepository``; sorted."""
-        return tuple(sorted(self._models_below("")))
+    def _has_note(self, model: str, key: str) -> bool:
+        return self._key(model, key).exists()
 
     def _models_below(self, prefix: str) -> Iterator[str]:
         for name in _folders(self._root / prefix):
@@ -188,7 +156,6 @@ class LocalModels:
             yield from self._models_below(path)
 
     def _numbers(self, model: str) -> list[int]:
-        """Claimed numbers, newest first."""
         return numbers_among(_folders(self._root / model))
 
     def _read(self, model: str, number: int) -> Manifest | None:
@@ -267,7 +234,3 @@ def _folders(at: Path) -> list[str]:
             return sorted(each.name for each in entries if each.is_dir(follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

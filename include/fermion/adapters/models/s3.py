@@ -9,7 +9,6 @@ A number is claimed by creating its manifest with ``If-None-Match: *``, which th
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +18,7 @@ from pathlib import Path
 from fermion.adapters.files.trees import in_parallel
 from fermion.adapters.models.drafts import checked_files
 from fermion.adapters.models.manifest import NAME, Manifest, numbers_among
+from fermion.adapters.models.published import Published, digest_of
 from fermion.adapters.s3.client import S3Store, Stored, translated
 from fermion.adapters.s3.download import hash_object
 from fermion.adapters.s3.upload import TreeUpload
@@ -30,10 +30,11 @@ from fermion.errors import OutsideBroken
 _PROBE = ".conditional-write"
 
 
-class S3Models:
+class S3Models(Published):
     """Keeps ``ports.ModelRepository`` below ``s3://bucket/prefix``."""
 
     def __init__(self, store: S3Store, *, bucket: str, prefix: str = "") -> None:
+        super().__init__(workers=store.workers)
         self.store = store
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -54,7 +55,7 @@ class S3Models:
             return earlier
         tree = checked_files(draft, folder)
         self._probe()
-        files_in = f".files/{_digest(key)}-{secrets.token_hex(8)}"
+        files_in = f".files/{digest_of(key)}-{secrets.token_hex(8)}"
         upload = TreeUpload(self.store, bucket=self._bucket, prefix=self._key(draft.model, f"{files_in}/"))
         files = upload.run(tree.files)
         return self._claim(Manifest.of(draft, 0, files=files, files_in=files_in, key=key), newest)
@@ -88,57 +89,21 @@ class S3Models:
             raise OutsideBroken(f"{message} Use a store that keeps conditional writes.", what=self._bucket)
         self._is_probed = True
 
-    # --- idempotency ---
-
-    def _look_for(self, model: str, key: str) -> tuple[ModelVersion | None, int]:
-        """The version that the key has, and the newest number up to which that is certain.
-
-        The numbers are listed before the key's note is looked for: a note that is absent now was absent when each of
-        them was claimed. Every later number is looked at when it turns out to be taken.
-        """
-        if problems_of(model):
-            return None, 0
-        numbers = self._numbers(model)
-        newest = numbers[0] if numbers else 0
-        if self.store.get(self._bucket, self._key_note(model, key)) is None:
-            return None, newest
-        for number in numbers:
-            manifest = self._read(model, number)
-            if manifest is not None and manifest.key == key:
-                return manifest.to_version(self._uri(manifest)), newest
-        return None, newest
-
     # --- reading ---
 
-    def get(self, model: str, number: int) -> ModelVersion | None:
-        """See ``ports.ModelRepository``."""
-        if problems_of(model) or number < 1:
-            return None
-        manifest = self._read(model, number)
-        return manifest.to_version(self._uri(manifest)) if manifest else None
+    def _has_note(self, model: str, key: str) -> bool:
+        return self.store.get(self._bucket, self._key_note(model, key)) is not None
 
-    def versions(self, model: str) -> Sequence[ModelVersion]:
-        """See ``ports.ModelRepository``."""
-        if problems_of(model):
-            return ()
-        manifests = in_parallel(partial(self._read, model), self._numbers(model), workers=self.store.workers)
-        return tuple(manifest.to_version(self._uri(manifest)) for manifest in manifests if manifest)
-
-    def models(self) -> Sequence[str]:
-        """See ``ports.ModelRepository``; sorted."""
-        return tuple(sorted(self._models_below("")))
-
-    def _models_below(self, model: str) -> Iterator[str]:
-        names = self.store.folders(self._bucket, self._key(model, "") if model else self._prefix)
-        if model and any(self._read(model, number) for number in numbers_among(names)):
-            yield model
+    def _models_below(self, prefix: str) -> Iterator[str]:
+        names = self.store.folders(self._bucket, self._key(prefix, "") if prefix else self._prefix)
+        if prefix and any(self._read(prefix, number) for number in numbers_among(names)):
+            yield prefix
         for name in names:
-            path = f"{model}/{name}" if model else name
+            path = f"{prefix}/{name}" if prefix else name
             if not problems_of(path):
                 yield from self._models_below(path)
 
     def _numbers(self, model: str) -> list[int]:
-        """Claimed numbers, newest first."""
         return numbers_among(self.store.folders(self._bucket, self._key(model, "")))
 
     def _read(self, model: str, number: int) -> Manifest | None:
@@ -210,7 +175,7 @@ class S3Models:
         return self._key(model, f"{number}/{NAME}")
 
     def _key_note(self, model: str, key: str) -> str:
-        return self._key(model, f".keys/{_digest(key)}")
+        return self._key(model, f".keys/{digest_of(key)}")
 
     def _uri(self, manifest: Manifest) -> str:
         return f"s3://{self._bucket}/{self._key(manifest.model, manifest.files_in)}"
@@ -220,7 +185,3 @@ def _files_prefix(key: str) -> str | None:
     """``…/.files/<publish>/`` of a file's key; None for every other object."""
     before, mark, after = key.partition("/.files/")
     return f"{before}{mark}{after.split('/')[0]}/" if mark and "/" in after else None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
