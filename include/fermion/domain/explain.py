@@ -48,7 +48,7 @@ class Explainer:
 
     def _explained(self, job: Waiting) -> Explanation:
         if job.pool not in self._picture.pools:
-            message = f"pool {job.pool!r} does not exist any more; stop the job, or wait until the pool is back."
+            message = f"Pool {job.pool!r} does not exist any more; stop the job, or wait until the pool is back."
             return Explanation(Reason.MISCONFIGURED, message, {"asked": job.gpus, "pool": job.pool})
         if job.job_id in self._picture.grants:
             return self._granted(job)
@@ -60,7 +60,7 @@ class Explainer:
         picture, room = self._picture, self._picture.rooms[job.pool]
         problems = picture.problems(job)
         if problems:
-            message = "it can never start as it is: " + " ".join(f"{p.message} {p.fix}" for p in problems)
+            message = "It can never start as it is: " + " ".join(f"{p.message} {p.fix}" for p in problems)
             return Reason.MISCONFIGURED, message, {"problems": [problem.to_payload() for problem in problems]}
         victims = picture.victims_of(job.job_id)
         promise = picture.reservations.get(job.job_id)
@@ -72,9 +72,9 @@ class Explainer:
             return Reason.OVER_LIMIT, _over_limit(job, excess), _excess_numbers(excess)
         place = f"position {numbers['position']} of {numbers['line']}"
         if not job.staged:
-            message = f"image, data and code are being fetched; it keeps {place} in the line of pool {job.pool!r}."
+            message = f"Image, data and code are being fetched; it keeps {place} in the line of pool {job.pool!r}."
             return Reason.STAGING, message, {}
-        head = f"pool {job.pool!r} has {numbers['in_use']} of {numbers['capacity']} GPUs in use; this job asks for {_asked(job)}."
+        head = f"Pool {job.pool!r} has {numbers['in_use']} of {numbers['capacity']} GPUs in use; this job asks for {_asked(job)}."
         end = f" It waits at {place}{self._promise(job)}{self._hint(job, room)}."
         left = picture.book.quota_left(job)
         if left < job.gpus or room.free < job.gpus:
@@ -108,7 +108,7 @@ class Explainer:
         grant = self._picture.grants[job.job_id]
         waited = (self._picture.now - job.queued_at).total_seconds()
         where = ", ".join(f"{len(part.devices)} on {part.node}" for part in grant.slices)
-        message = f"granted {counted(job.gpus, 'GPU')} of pool {job.pool!r} ({where}) after {waited:.1f} s in line."
+        message = f"Granted {counted(job.gpus, 'GPU')} of pool {job.pool!r} ({where}) after {waited:.1f} s in line."
         numbers = {"asked": job.gpus, "waited_s": waited, "nodes": [part.node for part in grant.slices]}
         return Explanation(Reason.GRANTED, message, numbers)
 
@@ -201,7 +201,7 @@ def _leases(count: int) -> str:
 
 
 def _over_limit(job: Waiting, excess: Excess) -> str:
-    who = "user" if excess.limit in (Limit.USER, Limit.USER_BUDGET) else "team"
+    who = "User" if excess.limit in (Limit.USER, Limit.USER_BUDGET) else "Team"
     if excess.limit in (Limit.USER, Limit.TEAM):
         room = int(excess.most - excess.used)
         then = f"It waits until {int(excess.used + excess.asked - excess.most)} of them end"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import timedelta
 
@@ -623,7 +624,7 @@ def test_a_waiting_job_has_one_reason_by_precedence(changes: dict[str, object], 
     job = make_waiting("job-1", **changes)
     outcome = decide(make_snapshot(pools=[pool], waiting=[job], leases=leases), NOW)
     assert outcome.explain("job-1").reason is reason
-    assert outcome.explain("job-1").message
+    assert re.fullmatch(r"[A-Z0-9].*\.", outcome.explain("job-1").message), "a sentence, as those of all other phases"
 
 
 def test_an_explanation_carries_the_numbers_and_who_holds_the_gpus() -> None:
