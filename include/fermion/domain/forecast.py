@@ -1,9 +1,9 @@
 """When a waiting job may start: p50 and p90 out of many simulated futures of its line.
 
-Each future draws how long running jobs still run and waiting ones will run (from runs of the same pool, and the same
-size where there are enough) and which jobs will join (like those of late), and lets the line proceed by a light model:
-the true order, limits and quotas; placement by counts of free devices per node; a head past its grace time keeps its
-nodes. Not modelled: preemptions to come, nodes that come or go. The seed is an argument: same inputs, same answer.
+Each future draws how long running jobs still run (by their own pace where they report progress) and waiting ones will run
+(from runs of the same pool, and the same size where there are enough) and which jobs will join (like those of late), and
+lets the line proceed by a light model: the true order, limits and quotas; placement by counts of free devices per node; a
+head past its grace time keeps its nodes. Not modelled: preemptions to come, nodes that come or go. The seed is an argument: same inputs, same answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
+from types import MappingProxyType
 
 from fermion.domain import fairshare
 from fermion.domain.futures import Run, arrival, future_starts
@@ -29,6 +30,11 @@ RECENT = 200
 """How many of the latest leases tell which jobs join the line, and how often."""
 
 EXTRA_ARRIVALS = 20
+
+PACE_VARIES = 0.2
+"""How much sooner or later than by its progress a run ends, as a share of what is left of it."""
+
+NOBODY: Mapping[str, datetime] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +101,18 @@ def _longer(past: Sequence[float], than: float, chance: Random) -> float:
 
 
 def expected_starts(
-    snapshot: Snapshot, *, history: Sequence[Lease], now: datetime, seed: int = 0, futures: int = 60, depth: int = 500
+    snapshot: Snapshot,
+    *,
+    history: Sequence[Lease],
+    now: datetime,
+    seed: int = 0,
+    futures: int = 60,
+    depth: int = 500,
+    paced: Mapping[str, datetime] = NOBODY,
 ) -> dict[str, Forecast]:
     """A forecast for every waiting job of the snapshot. ``history`` are ended leases of its pools, the more the better.
 
+    ``paced`` tells of leases when they end by the pace of their run; of one that should have ended, and of all others, it is drawn.
     Only the first ``depth`` jobs of the line are simulated; cost grows with ``futures`` times ``depth``.
     """
     runs = run_times(history)
@@ -112,9 +126,10 @@ def expected_starts(
     starts: defaultdict[str, list[float]] = defaultdict(list)
     chance = Random(seed)
     recent = _recent(history, snapshot)
+    left = {lease: (end - now).total_seconds() for lease, end in paced.items() if end > now}
     for _ in range(futures if targets else 0):
         drawn = runs.resampled(chance)
-        for job_id, after_s in _one_future(snapshot, targets, recent, drawn, now, chance).items():
+        for job_id, after_s in _one_future(snapshot, targets, recent, drawn, left, now, chance).items():
             starts[job_id].append(after_s)
     promised = {reservation.job_id: reservation.starts_by for reservation in snapshot.reservations}
     found = {job.job_id: _forecast(starts[job.job_id], futures, promised.get(job.job_id), now) for job in targets}
@@ -149,11 +164,15 @@ def _one_future(
     targets: Sequence[Waiting],
     recent: Sequence[Lease],
     runs: RunTimes,
+    left: Mapping[str, float],
     now: datetime,
     chance: Random,
 ) -> Mapping[str, float]:
     """Seconds from now to the start of each target, in one drawn future."""
-    running = [Run(lease, _seconds_left(lease, runs, now, chance)) for lease in snapshot.leases]
+    running = [
+        Run(lease, _paced(left[lease.id], chance) if lease.id in left else _seconds_left(lease, runs, now, chance))
+        for lease in snapshot.leases
+    ]
     waiting = [*targets, *_newcomers(snapshot, targets, recent, now, chance)]
     graces = {pool.id: pool.policy.head_grace for pool in snapshot.pools}
     arrivals = [
@@ -161,6 +180,11 @@ def _one_future(
         for job in _line(snapshot, waiting)
     ]
     return future_starts(snapshot, running, arrivals, targets={job.job_id for job in targets}, now=now)
+
+
+def _paced(left_s: float, chance: Random) -> float:
+    """What is left of a run that keeps its pace only about: up to a fifth less or more."""
+    return left_s * chance.uniform(1 - PACE_VARIES, 1 + PACE_VARIES)
 
 
 def _seconds_left(lease: Lease, runs: RunTimes, now: datetime, chance: Random) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from fermion.domain.admission import decide
 from fermion.domain.forecast import Forecast, expected_starts
@@ -11,8 +11,9 @@ from fermion.domain.jobs import HOLDING, IN_LINE, Job
 from fermion.domain.leases import HolderKind, Lease
 from fermion.domain.payloads import to_payload
 from fermion.domain.reasons import Explanation
-from fermion.domain.running import numbers_of
+from fermion.domain.running import expected_end, numbers_of
 from fermion.domain.watching import last_failure, runtime_limit, with_failure
+from fermion.ports import Transaction
 from fermion.usecases.admit import group_pools, recall, take_snapshot, without_pool
 from fermion.usecases.context import Context
 from fermion.usecases.failing import failure_payload
@@ -71,7 +72,19 @@ def _in_line(ctx: Context, job: Job) -> tuple[Explanation, Forecast | None]:
                 snapshot = take_snapshot(tx, pools, line.waiting, recall(tx, cohort), now)
                 ended = [lease for lease in tx.leases.overlapping(now - HISTORY) if not lease.is_live]
                 history = [lease for lease in ended if any(lease.pool == pool.id for pool in pools)]
-                forecast = expected_starts(snapshot, history=history, now=now).get(job.id)
-                return decide(snapshot, now).explain(job.id), forecast
+                forecasts = expected_starts(snapshot, history=history, now=now, paced=_paced(tx, snapshot.leases))
+                return decide(snapshot, now).explain(job.id), forecasts.get(job.id)
             return load(tx, job.id).explanation, None
     return without_pool(job, now), None
+
+
+def _paced(tx: Transaction, leases: Sequence[Lease]) -> dict[str, datetime]:
+    """When leases should end by the progress of their jobs, where that tells."""
+    jobs = {(job.id, job.attempt): job for job in tx.jobs.find(phases=HOLDING)}
+    found: dict[str, datetime] = {}
+    for lease in leases:
+        job = jobs.get((lease.holder_id, lease.attempt)) if lease.holder_kind is HolderKind.JOB else None
+        end = None if job is None else expected_end(job, lease.exec_at)
+        if end is not None:
+            found[lease.id] = end if lease.ends_by is None else min(end, lease.ends_by)
+    return found

@@ -30,6 +30,21 @@ def test_a_job_behind_a_run_of_known_length_starts_when_that_ends() -> None:
     assert (forecast.p50, forecast.p90, forecast.reason) == (at(60), at(60), None)
 
 
+def test_a_run_that_tells_its_progress_ends_by_its_own_pace_and_not_by_that_of_others() -> None:
+    snapshot = make_snapshot(waiting=[make_waiting(gpus=8)], leases=[make_lease(gpus=8, held_s=40)])
+    forecast = expected_starts(snapshot, history=history(), now=NOW, paced={"lease-1": at(1000)})["job-1"]
+    assert forecast.p50 is not None
+    assert forecast.p90 is not None
+    assert at(900) <= forecast.p50 <= at(1100), "by the runs before it would be 60 s"
+    assert forecast.p50 < forecast.p90 <= at(1200)
+
+
+def test_a_run_that_should_have_ended_by_its_pace_is_drawn_from_others() -> None:
+    snapshot = make_snapshot(waiting=[make_waiting(gpus=8)], leases=[make_lease(gpus=8, held_s=40)])
+    forecast = expected_starts(snapshot, history=history(), now=NOW, paced={"lease-1": at(-1)})["job-1"]
+    assert (forecast.p50, forecast.p90) == (at(60), at(60))
+
+
 def test_the_second_in_line_starts_after_the_first_has_run() -> None:
     jobs = [make_waiting("first", gpus=8, waited_s=9), make_waiting("second", gpus=8, waited_s=8)]
     snapshot = make_snapshot(waiting=jobs, leases=[make_lease(gpus=8, held_s=40)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -195,3 +195,23 @@ def test_with_past_run_times_a_waiting_job_is_told_when_it_starts(world: World) 
     told = explain(world.ctx, behind.id)["expected_start"]
     assert isinstance(told, dict)
     assert world.clock.now().isoformat() <= told["p50"] <= told["p90"]
+
+
+def test_who_waits_behind_a_training_is_told_of_the_end_that_its_progress_tells(world: World) -> None:
+    for _ in range(6):
+        done = world.running(gpus_per_node=2)
+        world.pass_time(10)
+        world.train_well(done.id)
+        world.tend()
+    holder = world.running(gpus_per_node=2)
+    behind = world.waiting(gpus_per_node=2)
+    world.pass_time(30)
+    world.driver.workloads.report(world.name(holder.id), progress=5)
+    world.tend()
+    end = datetime.fromisoformat(explain(world.ctx, holder.id)["numbers"]["expected_end"])  # type: ignore[index]
+    told = explain(world.ctx, behind.id)["expected_start"]
+    assert isinstance(told, dict)
+    left = end - world.clock.now()
+    for name in ("p50", "p90"):
+        start = datetime.fromisoformat(told[name])
+        assert abs(start - end) <= 0.21 * left, f"{name} is {start}, the training before it ends at {end}"
