@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -111,6 +111,25 @@ def who_is_there(folder: Path) -> tuple[bool, bool]:
         alive = _is_held(folder / runner.RUNNER_LOCK)  # another container's numbers mean nothing here
         return alive, alive
     return runner.is_alive(who["guard"]), runner.is_alive(who["runner"])
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is there of one workload or replica, at one moment: whether guard and runner live, or how it ended for good."""
+
+    ended: ExitRecord | None
+    guarded: bool
+    watched: bool
+    started: Mapping[str, Any]
+
+
+def presence(folder: Path) -> Presence:
+    """What its folder and the process table say."""
+    ended = exit_record(folder)
+    guarded, watched = (False, False) if ended else who_is_there(folder)
+    if not ended and not watched:
+        ended = exit_record(folder)  # a runner that ended between the two looks has left its record by now
+    return Presence(ended, guarded, watched, read(folder, runner.STARTED))
 
 
 def watch_of(folder: Path) -> Watch:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fermion.adapters.files.placing import PLACED_AT
-from fermion.adapters.process import folders, logs, runner
+from fermion.adapters.process import folders, runner
 from fermion.adapters.process.layout import Layout, checked_name, visible
 from fermion.adapters.process.marks import LOCATION_MARK, WORKLOAD_MARK, Marked
 from fermion.adapters.process.nodes import DeviceUse
@@ -107,32 +107,25 @@ class ProcessReplicas:
         seen = ReplicaSeen(name=name, state=ReplicaState.ABSENT, observed_at=self._clock.now())
         if not folder.exists():
             return seen
-        ended = folders.exit_record(folder)
-        guarded, watched = (False, False) if ended else folders.who_is_there(folder)
-        if not ended and not watched:
-            ended = folders.exit_record(folder)  # a runner that ended between the two looks has left its record by now
-        started = folders.read(folder, runner.STARTED)
-        seen = _with_past(seen, started)
-        if ended:
+        here = folders.presence(folder)
+        seen = _with_past(seen, here.started)
+        if here.ended:
             usage = folders.usage(folder, DeviceUse(None, None, "it has ended"))
-            return replace(seen, state=ReplicaState.EXITED, exit=ended, usage=usage)
-        if not watched and not guarded:
+            return replace(seen, state=ReplicaState.EXITED, exit=here.ended, usage=usage)
+        if not here.watched and not here.guarded:
             left = self._runners.left_of(folder)
             detail = self._runners.lost_detail(folder, left, has_started=seen.starts > 0)
             return replace(seen, state=ReplicaState.LOST, detail=detail, orphans=len(left))
         if not seen.starts:
             return replace(seen, state=ReplicaState.SUSPENDED, token=None)
-        usage = folders.usage(folder, self._device_use(started["devices"]))
-        return _living(replace(seen, usage=usage), folder, started, is_watched=watched)
+        usage = folders.usage(folder, self._device_use(here.started["devices"]))
+        return _living(replace(seen, usage=usage), folder, here.started, is_watched=here.watched)
 
     # -- what it printed
 
     def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
         """A piece of what all its processes printed; offsets are bytes of the stream. Readable after its removal."""
-        places = self._runners.places(name)
-        if places is None:
-            return Chunk("", offset, True)
-        return logs.read_log(Path(places["log"]), kept=places["log_limit"], offset=offset, limit=limit)
+        return self._runners.log(name, offset=offset, limit=limit)
 
     def log_location(self, name: str) -> str:
         """Where a replica of that name keeps its log; its folder is made if absent."""

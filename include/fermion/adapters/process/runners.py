@@ -19,10 +19,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fermion.adapters.process import folders, runner
+from fermion.adapters.process import folders, logs, runner
 from fermion.adapters.process.layout import Layout, checked_name, discard, sweep, visible
 from fermion.adapters.process.marks import LOCATION_MARK, WORKLOAD_MARK, Marked, marked, send, wait_until_gone
-from fermion.domain.workloads import Grant
+from fermion.domain.workloads import Chunk, Grant
 from fermion.errors import Conflict, NotFound, OutsideUnavailable
 
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -136,6 +136,13 @@ class Runners:
             if found and "log" in found:
                 return found
         return None
+
+    def log(self, name: str, *, offset: int, limit: int) -> Chunk:
+        """A piece of what was printed; offsets are bytes of the stream. Readable after the removal."""
+        places = self.places(name)
+        if places is None:
+            return Chunk("", offset, True, is_missing=True)
+        return logs.read_log(Path(places["log"]), kept=places["log_limit"], offset=offset, limit=limit)
 
     def left_of(self, folder: Path) -> list[int]:
         """Numbers of the live processes of one whose runner and guard are gone."""

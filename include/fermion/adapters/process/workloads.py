@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fermion.adapters.process import folders, logs, runner
+from fermion.adapters.process import folders, logs
 from fermion.adapters.process.layout import Layout, progress_path
 from fermion.adapters.process.marks import LOCATION_MARK, WORKLOAD_MARK, Marked
 from fermion.adapters.process.nodes import DeviceUse
@@ -101,21 +101,19 @@ class ProcessWorkloads:
         seen = Seen(name=name, state=WorkloadState.ABSENT, observed_at=self._clock.now())
         if not folder.exists():
             return seen
-        ended = folders.exit_record(folder)
-        guarded, watched = (False, False) if ended else folders.who_is_there(folder)
-        if not ended and not watched:
-            ended = folders.exit_record(folder)  # a runner that ended between the two looks has left its record by now
-        started = folders.read(folder, runner.STARTED)
-        seen = replace(seen, token=started.get("token"), exec_at=folders.time_of(started.get("exec_at")))
-        if ended:
+        here = folders.presence(folder)
+        seen = replace(seen, token=here.started.get("token"), exec_at=folders.time_of(here.started.get("exec_at")))
+        if here.ended:
             usage = folders.usage(folder, DeviceUse(None, None, "it has ended"))
-            return replace(seen, state=WorkloadState.EXITED, exit=ended, usage=usage)
-        if watched and seen.exec_at is None:
+            return replace(seen, state=WorkloadState.EXITED, exit=here.ended, usage=usage)
+        if here.watched and seen.exec_at is None:
             return replace(seen, state=WorkloadState.SUSPENDED, token=None)
-        if (watched or guarded) and seen.exec_at is not None:
-            usage = folders.usage(folder, self._device_use(started["devices"]))
+        if (here.watched or here.guarded) and seen.exec_at is not None:
+            usage = folders.usage(folder, self._device_use(here.started["devices"]))
             detail = (
-                folders.heartbeat_detail(folder) if watched else "its runner is gone; its guard is ending what it left"
+                folders.heartbeat_detail(folder)
+                if here.watched
+                else "its runner is gone; its guard is ending what it left"
             )
             return replace(seen, state=WorkloadState.RUNNING, usage=usage, detail=detail)
         left = self._runners.left_of(folder)
@@ -126,10 +124,7 @@ class ProcessWorkloads:
 
     def log(self, name: str, *, offset: int = 0, limit: int = 65536) -> Chunk:
         """A piece of the combined output; offsets are bytes of the stream. Readable after the workload is removed."""
-        places = self._runners.places(name)
-        if places is None:
-            return Chunk("", offset, True, is_missing=True)
-        return logs.read_log(Path(places["log"]), kept=places["log_limit"], offset=offset, limit=limit)
+        return self._runners.log(name, offset=offset, limit=limit)
 
     def progress(self, name: str, *, offset: int = 0, limit: int = 262144) -> Chunk:
         """A piece of the raw progress lines, whole lines only. Readable after the workload is removed."""
