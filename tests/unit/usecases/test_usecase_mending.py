@@ -1,4 +1,4 @@
-"""A service that lost model servers gets others within one sync."""
+"""A service that lost model servers gets others within one sync, and one that is taken down is gone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from serving_world import ServingWorld
 from builders import seconds
 from fermion.domain.serving.replicas import ReplicaState
 from fermion.domain.serving.services import ReplicaPhase
+from fermion.usecases.serving import mend as mending
 from fermion.usecases.serving.mend import is_mending, mend
-from fermion.usecases.serving.wishes import scale
+from fermion.usecases.serving.wishes import close, scale
 from fermion.usecases.sync import sync_platform
 
 PATIENCE = seconds(30)
@@ -78,6 +79,24 @@ def test_a_server_that_takes_longer_than_the_patience_is_left_to_the_next_sync(w
     world.driver.replicas.release(f"{made.id}-2")
     sync_platform(world.ctx, patience=PATIENCE)
     assert set(world.ask(5)) == {200}
+
+
+def test_a_service_that_is_taken_down_is_gone_within_one_sync_and_its_route_with_it(
+    world: ServingWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mending, "sleep", lambda pause_s: world.clock.advance(seconds(pause_s)))
+    made = world.serving()
+    close(world.ctx, "digits", by="ann")
+    assert is_mending(world.ctx)
+    sync_platform(world.ctx, patience=PATIENCE)
+
+    with world.ctx.store.read() as tx:
+        closed = tx.services.get(made.service_id)
+    assert closed is not None
+    assert not closed.is_open
+    assert set(world.ask(5)) == {404}, "nobody would take the route away later"
+    assert (world.rows(), world.held()) == ([], 0)
+    assert not is_mending(world.ctx)
 
 
 def test_where_nothing_is_missing_nothing_is_done(world: ServingWorld) -> None:

@@ -1,4 +1,5 @@
-"""Give a service that lost model servers others in their place, now. By the sync's rounds alone each step takes half a minute."""
+"""Give a service that lost model servers others in their place, and end one that is taken down, now. By the sync's rounds alone
+each step takes half a minute."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ COMING = frozenset({ReplicaState.SUSPENDED, ReplicaState.STARTING})
 
 
 def mend(ctx: Context, *, patience: timedelta) -> None:
-    """Tend all services as long as one that serves gets servers that it lacks; what takes longer is left to the next sync."""
+    """Tend all services as long as one that serves gets servers that it lacks, or one is being taken down; what takes longer
+    is left to the next sync."""
     deadline = monotonic() + patience.total_seconds()
     if not is_mending(ctx):
         return
@@ -27,10 +29,13 @@ def mend(ctx: Context, *, patience: timedelta) -> None:
 
 
 def is_mending(ctx: Context) -> bool:
-    """Whether a few more rounds bring a server that a stable revision lacks. One that waits for GPUs, or that fails and is
-    tried again after a pause, is not brought by rounds."""
+    """Whether a few more rounds bring a server that a stable revision lacks, or close a service. A server that waits for GPUs,
+    or that fails and is tried again after a pause, is not brought by rounds."""
     with ctx.store.read() as tx:
-        stable = {(each.id, each.stable) for each in tx.services.find(is_open=True) if not each.closing}
+        services = tx.services.find(is_open=True)
+        if any(each.closing for each in services):
+            return True
+        stable = {(each.id, each.stable) for each in services}
         revisions = [each for each in tx.services.open_revisions() if (each.service_id, each.number) in stable]
         rows = tx.replicas.find(phases=frozenset({ReplicaPhase.WAITING, ReplicaPhase.HOLDING}))
     for revision in revisions:

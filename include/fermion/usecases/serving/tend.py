@@ -164,13 +164,16 @@ class ServiceTender:
         """Bring the router to what is wanted; the replicas that it has as endpoints now.
 
         Several callers may be at it at once. Under the lock each makes its table from the rows as they are then, so that
-        nobody who read them earlier puts back weights that were changed since.
+        nobody who read them earlier puts back weights that were changed since. A service that is taken down loses its route
+        before it is closed: afterwards nobody looks after it.
         """
         with self.ctx.store.begin(exclusive=f"router:{cluster}") as tx:
             fresh = {each.id: each for each in tx.services.find(is_open=True) if each.id in state.services}
             revisions = [each for each in tx.services.open_revisions() if each.service_id in fresh]
             rows = [row for row in tx.replicas.find(phases=ROUTABLE) if row.service_id in fresh]
-            table = routes.table_of(list(fresh.values()), revisions, rows, state.seen)
+            left = {each.service_id for each in (*revisions, *rows)}
+            routable = [each for each in fresh.values() if not each.closing or each.id in left]
+            table = routes.table_of(routable, revisions, rows, state.seen)
             state.driver.router.apply(table)
         return routes.routed_names(table, fresh, rows, state.seen)
 
