@@ -315,7 +315,7 @@ def test_a_router_that_restarts_goes_on_from_what_it_was_told_last(platform: Com
     kept = platform.compose("exec", "-T", "router", "cat", f"{STATE}/logs/router.log").splitlines()
     printed = platform.compose("logs", "--no-log-prefix", "router").splitlines()
     assert kept, "Envoy has a word at every start"
-    assert set(kept) <= set(printed)
+    assert kept[-1] in printed, "the file is older than the container"
 
 
 def test_a_router_that_lost_everything_is_told_again_from_the_database(platform: Composed) -> None:
