@@ -1,4 +1,5 @@
-"""The examples of README and docs: each is read by whatever would read it, and every link leads to something. Nothing is run."""
+"""The examples of README and docs: each is read by whatever would read it, and every link leads to something. What the README
+lists is run by ``e2e/test_readme.py``, the page for training code of one's own by a test of its own."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -123,9 +123,7 @@ def _follow(here: Session, made: Job, *, wait: bool, timeout: float | None, as_j
             f"[bold]{made.id}[/] is submitted. Watch it: fermion job {made.id}   its log: fermion logs -f {made.id}"
         )
     if wait and not made.is_final:
-        if not as_json:
-            _say_it_goes_on(f"Gave up watching after {timeout:g} s", made.id)
-        raise typer.Exit(Exit.GOES_ON)
+        _gave_up(made, timeout, as_json=as_json)
     if wait and made.status is not Status.COMPLETED:
         raise typer.Exit(Exit.FAILED)
 
@@ -138,6 +136,12 @@ def _watch(here: Session, made: Job, *, timeout: float | None, as_json: bool) ->
     except KeyboardInterrupt:
         _say_it_goes_on("Stopped watching", made.id)
         raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _gave_up(job: Job, timeout: float | None, *, as_json: bool) -> NoReturn:
+    if not as_json:
+        _say_it_goes_on(f"Gave up watching after {timeout:g} s", job.id)
+    raise typer.Exit(Exit.GOES_ON)
 
 
 def _say_it_goes_on(what: str, job_id: str) -> None:
@@ -236,18 +240,32 @@ def _print_log(here: Session, job_id: str, pieces: Iterator[Piece], attempt: int
         errors.print(why, markup=False, soft_wrap=True)
 
 
-def stop(job_id: JobId, as_json: Json = False) -> None:
+def stop(
+    job_id: JobId,
+    wait: Annotated[bool, typer.Option("--wait", help="Show the job until it has ended.")] = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
     """Ask a job to end. It keeps its checkpoint."""
+    _needs_wait(wait, timeout)
     with session(as_json) as here:
         from fermion.usecases.stop import request_stop
 
         asked = request_stop(here.platform, job_id, actor=here.user)
+        if not as_json and (asked.is_final or not wait):
+            console.print(_stopped(asked), markup=False)
+        if wait and not asked.is_final:
+            asked = _watch(here, asked, timeout=timeout, as_json=as_json)
         if as_json:
             print_json(job_payload(asked))
-        elif asked.is_final:
-            console.print(f"{job_id} has ended already: {asked.explanation.message}", markup=False)
-        else:
-            console.print(f"{job_id} was asked to end; fermion job {job_id} shows when it has.", markup=False)
+        if wait and not asked.is_final:
+            _gave_up(asked, timeout, as_json=as_json)
+
+
+def _stopped(asked: Job) -> str:
+    if asked.is_final:
+        return f"{asked.id} has ended already: {asked.explanation.message}"
+    return f"{asked.id} was asked to end; fermion job {asked.id} shows when it has."
 
 
 def restart(

@@ -9,8 +9,10 @@ import pytest
 from installations import Installation
 
 from builders import make_node
+from fermion.cli.output import Exit
 from fermion.domain.figures import Method
-from fermion.domain.jobs import Job
+from fermion.domain.jobs import Job, Phase
+from fermion.domain.reasons import Explanation, Reason
 from fermion.settings import load
 from fermion.usecases.context import Context
 from fermion.usecases.submit import submit
@@ -47,6 +49,20 @@ def test_a_stop_that_was_asked_for_is_told_with_its_time_and_who_asked(
     assert told["stop_requested_at"] > told["submitted_at"]
     assert "by bob." in installed.fermion("job", job.id)[1]
     assert installed.fermion("stop", job.id)[1].startswith(f"{job.id} was asked to end;")
+
+
+def test_waiting_for_a_stop_ends_with_the_job_or_says_that_it_goes_on(
+    installed: Installation, platform: Context, job: Job
+) -> None:
+    code, _, said = installed.called("stop", "--wait", "--timeout", "0", job.id)
+    assert (code, "Gave up watching after 0 s" in said) == (Exit.GOES_ON, True)
+    with platform.store.begin() as tx:
+        asked = tx.jobs.get(job.id)
+        assert asked is not None
+        tx.jobs.save(replace(asked, phase=Phase.FAILED, explanation=Explanation(Reason.STOPPED, "Stopped by ann.")))
+    code, said = installed.fermion("stop", "--wait", job.id)
+    assert (code, said) == (0, f"{job.id} has ended already: Stopped by ann.\n")
+    assert installed.fermion("stop", "--timeout", "1", job.id)[0] == 2
 
 
 @pytest.mark.parametrize(
