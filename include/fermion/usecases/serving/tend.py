@@ -171,7 +171,7 @@ class ServiceTender:
             fresh = {each.id: each for each in tx.services.find(is_open=True) if each.id in state.services}
             revisions = [each for each in tx.services.open_revisions() if each.service_id in fresh]
             rows = [row for row in tx.replicas.find(phases=ROUTABLE) if row.service_id in fresh]
-            left = {each.service_id for each in (*revisions, *rows)}
+            left = {revision.service_id for revision in revisions} | {row.service_id for row in rows}
             routable = [each for each in fresh.values() if not each.closing or each.id in left]
             table = routes.table_of(routable, revisions, rows, state.seen)
             state.driver.router.apply(table)
