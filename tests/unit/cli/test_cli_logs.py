@@ -40,7 +40,7 @@ def test_a_job_that_has_not_run_says_so_and_why(installed: Installation, platfor
     assert installed.called("logs", "-f", job.id) == (0, "", f"{job.id} never ran: Stopped by ann.\n")
     code, printed, complained = installed.called("logs", job.id, "--json")
     assert (code, complained) == (0, "")
-    assert json.loads(printed) == {"job": job.id, "attempts": [], "log": "", "bytes": 0}
+    assert json.loads(printed) == {"job": job.id, "attempts": [], "log": "", "bytes": 0, "missing": None}
 
 
 def test_an_attempt_that_there_is_not_is_not_found(installed: Installation, platform: Context) -> None:
