@@ -14,7 +14,7 @@ from fermion.cli.session import Session
 from fermion.cli.watching import wait_for_end
 from fermion.domain.rollout.rollouts import Phase
 from fermion.domain.serving.replicas import ReplicaState
-from fermion.errors import OutsideUnavailable
+from fermion.errors import NotFound, OutsideUnavailable
 from fermion.usecases.launch import launch as launch_training
 from fermion.usecases.serving.queries import Deployment, service_state
 from fermion.usecases.serving.submit import launch as launch_service
@@ -54,7 +54,7 @@ def play(here: Session, say: Say, *, rollback_only: bool, quiet: bool) -> Story:
     story = Story()
     if not rollback_only:
         say("Deploying the model as service digits …")
-        _deploy(here, quiet=quiet)
+        _deploy_trained(here, story, quiet=quiet)
     url = _endpoint(here)
     if not rollback_only:
         _release_better(here, say, url, story, quiet=quiet)
@@ -62,6 +62,18 @@ def play(here: Session, say: Say, *, rollback_only: bool, quiet: bool) -> Story:
     state = service_state(here.platform, NAME)
     story.serving_replicas = sum(seen is not None and seen.state is ReplicaState.READY for _, seen in state.replicas)
     return story
+
+
+def _deploy_trained(here: Session, story: Story, *, quiet: bool) -> None:
+    """The first act. A service that is there already takes the version by canary, which needs requests to judge it by."""
+    try:
+        service_state(here.platform, NAME)
+    except NotFound:
+        _deploy(here, quiet=quiet)
+        return
+    with Load(_endpoint(here), _question(), per_second=REQUESTS_PER_S) as load:
+        _deploy(here, quiet=quiet)
+    _count(here, story, load.seen)
 
 
 def _endpoint(here: Session) -> str:
