@@ -140,11 +140,6 @@ def among(dialect: str, column: ColumnElement[str], name: str) -> ColumnElement[
     return column == any_(bindparam(name, type_=postgresql.ARRAY(Text)))
 
 
-def written(table: Table) -> list[ColumnElement[Any]]:
-    """The table's columns, with JSON left as the text it is written in: for rows that are read far more often than changed."""
-    return [cast(each, Text).label(each.name) if isinstance(each.type, JSON) else each for each in table.c]
-
-
 def _guarded(row: Values) -> Values:
     changed = {name: value for name, value in row.items() if name != "id"}
     return {**changed, "row_id": row["id"], "expected": row["version"] - 1}

@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import JSON, Text, bindparam, cast, delete, insert, select, update
 
-from fermion.adapters.sql.bulk import written
 from fermion.adapters.sql.codec import Values, image_of, image_values, node_of, node_values
 from fermion.adapters.sql.link import Link
 from fermion.adapters.sql.tables import dataset_files, dataset_versions, images, pools
@@ -16,7 +15,9 @@ from fermion.adapters.sql.tables import nodes as node_rows
 from fermion.domain.artifacts import DatasetVersion, FileEntry, Image
 from fermion.domain.pools import Node
 
-_NODES = select(*written(node_rows)).order_by(node_rows.c.cluster, node_rows.c.name)
+# JSON is left as the text it is written in: nodes are read far more often than they change.
+_NODE = [cast(each, Text).label(each.name) if isinstance(each.type, JSON) else each for each in node_rows.c]
+_NODES = select(*_NODE).order_by(node_rows.c.cluster, node_rows.c.name)
 _VERSIONS = select(dataset_versions).order_by(dataset_versions.c.created_at.desc(), dataset_versions.c.seq.desc())
 _FILES = (
     select(dataset_files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
@@ -63,9 +63,8 @@ class KnownLeases:
     def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
 
-    def learn(self, found: Iterable[Lease]) -> None:
+    def learn(self, found: Collection[Lease]) -> None:
         """Take these as they are stored; only once they are committed."""
-        found = list(found)
         if len(self._leases) + len(found) > MOST_KNOWN:
             self._leases.clear()
         self._leases.update((lease.id, lease) for lease in found)
