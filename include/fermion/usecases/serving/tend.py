@@ -7,7 +7,8 @@ at once: each row's version decides. Nothing here remembers anything that matter
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -235,22 +236,25 @@ class ServiceTender:
 
     def _prepare(self, driver: Driver, revision: Revision, row: Replica) -> None:
         """What keeps it from being made stands in its row, and keeps nothing else of the service from being done."""
-        try:
+        with self._told_in(row):
             prepare(self.ctx, driver, revision, row)
-        except FermionError as error:
-            self._explain(row, Explanation(Reason.STAGING_FAILED, error.message))
-            raise
 
     def _put_right(self, state: State, row: Replica) -> None:
         """Its server could not be executed: if its files were changed, they are fetched again before the next start."""
         revision = next(each for each in state.revisions if each.id == row.revision)
-        try:
+        with self._told_in(row):
             locations_of(self.ctx, state.driver, revision)
+        if row.explanation.reason is Reason.STAGING_FAILED:
+            self._explain(row, Explanation(Reason.STAGING, "Its files are there again; its server is started again."))
+
+    @contextmanager
+    def _told_in(self, row: Replica) -> Iterator[None]:
+        """What went wrong is kept in the row before it is raised."""
+        try:
+            yield
         except FermionError as error:
             self._explain(row, Explanation(Reason.STAGING_FAILED, error.message))
             raise
-        if row.explanation.reason is Reason.STAGING_FAILED:
-            self._explain(row, Explanation(Reason.STAGING, "Its files are there again; its server is started again."))
 
     def _explain(self, row: Replica, why: Explanation) -> None:
         if row.explanation != why:
