@@ -184,12 +184,17 @@ def test_without_past_run_times_nobody_tells_when_a_job_starts(world: World) -> 
     assert told["reason"]
 
 
-def test_with_past_run_times_a_waiting_job_is_told_when_it_starts(world: World) -> None:
+def six_ran(world: World, took_s: float) -> None:
+    """Trainings of the past, one after the other."""
     for _ in range(6):
         done = world.running(gpus_per_node=2)
-        world.pass_time(60)
+        world.pass_time(took_s)
         world.train_well(done.id)
         world.tend()
+
+
+def test_with_past_run_times_a_waiting_job_is_told_when_it_starts(world: World) -> None:
+    six_ran(world, 60)
     world.running(gpus_per_node=2)
     behind = world.waiting(gpus_per_node=2)
     told = explain(world.ctx, behind.id)["expected_start"]
@@ -198,11 +203,7 @@ def test_with_past_run_times_a_waiting_job_is_told_when_it_starts(world: World) 
 
 
 def test_who_waits_behind_a_training_is_told_of_the_end_that_its_progress_tells(world: World) -> None:
-    for _ in range(6):
-        done = world.running(gpus_per_node=2)
-        world.pass_time(10)
-        world.train_well(done.id)
-        world.tend()
+    six_ran(world, 10)
     holder = world.running(gpus_per_node=2)
     behind = world.waiting(gpus_per_node=2)
     world.pass_time(30)
